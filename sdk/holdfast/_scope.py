@@ -1,0 +1,84 @@
+"""The seam between durable calls (SDK) and the body that executes them (worker).
+
+The SDK builds a record and asks the current `RunScope` for its settled checkpoint; whoever runs bodies (the worker's
+executor, a test harness) implements `RunScope` and binds it with `bind`. Outside a run there is no scope.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from holdfast.v1.run_pb2 import Checkpoint
+from holdfast.v1.worker_service_pb2 import CheckpointRecord, Limits, MetadataOperation, StepRecord
+
+if TYPE_CHECKING:
+    from holdfast.context import AbortSignal, Context
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class DurableCall:
+    """One durable call, as the SDK hands it to the scope.
+
+    `record` has its `kind` oneof, `name`, `fingerprint` and `timeout` filled in; the scope adds `seq`, `identity` and
+    `location`. `kind` is a `holdfast.v1.CheckpointKind`. `key` is the unambiguous encoding of (task, idempotency key)
+    for a keyed child, batch or token, else None: then the call is identified by (branch, kind, name, occurrence).
+    `perform` is set for steps only: it runs the user's function and returns the outcome to record; it never raises
+    but for cancellation.
+    """
+
+    kind: int
+    record: CheckpointRecord
+    key: bytes | None = None
+    perform: Callable[[], Awaitable[StepRecord]] | None = None
+
+
+class RunScope(abc.ABC):
+    """What a durable call needs of the body that it runs in."""
+
+    ctx: Context
+    signal: AbortSignal
+    limits: Limits
+
+    @abc.abstractmethod
+    def call(self, call: DurableCall) -> Awaitable[Checkpoint]:
+        """Take the call's identity now (not when awaited) and return an awaitable of its settled checkpoint.
+
+        A checkpoint of kind TRIGGER, BATCH_TRIGGER or TOKEN is settled when its creation is committed; the others when
+        their waitpoint is over. The checkpoint may be FAILED (the caller turns it into an exception).
+        Raises: NonDeterminismError, RunCanceledError (when awaited).
+        """
+
+    @abc.abstractmethod
+    def block_on(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Run `make()` on the executor's loop for a body that runs in a thread, and block that thread until it ends."""
+
+    @abc.abstractmethod
+    def metadata_document(self) -> dict[str, object]:
+        """The run's metadata as this execution sees it now. The caller must not change it."""
+
+    @abc.abstractmethod
+    def metadata_operation(self, operation: MetadataOperation) -> None:
+        """Apply one operation locally at once and report it in the background. The scope fills in branch and number."""
+
+    @abc.abstractmethod
+    def shield(self, entering: bool) -> None:
+        """Enter or leave a `shielded()` block of the current branch: durable calls in it work during a cancellation."""
+
+
+_current: ContextVar[RunScope | None] = ContextVar("holdfast_run_scope", default=None)
+
+
+def current() -> RunScope | None:
+    """The scope of the run that this code belongs to; None outside a run."""
+    return _current.get()
+
+
+def bind(scope: RunScope | None) -> Token[RunScope | None]:
+    """Make `scope` the current one in this context."""
+    return _current.set(scope)

@@ -1,0 +1,331 @@
+"""Every table, in SQLAlchemy Core. `migrations/` builds the same; a test compares the two.
+
+`runs` is hot and narrow. Everything else of a run is inserted once beside it, so that a transition is one narrow update
+that copies no payload. The first column of every key is the namespace. Instants are BIGINT microseconds UTC. Ids are
+16-byte UUIDv7.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _required(name: str, kind: type, default: str | None = None) -> Column:  # type: ignore[type-arg]
+    return Column(name, kind, nullable=False, server_default=text(default) if default is not None else None)
+
+
+# Fill factor 70 leaves room on each page for the new version of an updated row (PostgreSQL "HOT" updates).
+runs = Table(
+    "runs",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("task", Text),
+    _required("version", Text, "''"),
+    _required("queue", Text),
+    _required("lane", Text, "''"),
+    _required("order_at", BigInteger),
+    _required("status", SmallInteger),
+    _required("reason", SmallInteger, "0"),
+    _required("attempt", Integer, "0"),
+    _required("max_attempts", Integer, "1"),
+    _required("recoveries", Integer, "0"),
+    _required("fence", Integer, "0"),
+    _required("last_report", Integer, "0"),
+    _required("settled", Integer, "0"),
+    _required("pushed", Integer, "0"),
+    _required("last_seq", Integer, "0"),
+    Column("session", LargeBinary),
+    Column("wake_at", BigInteger),
+    Column("deadline_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("parent", LargeBinary),
+    _required("on_parent_end", SmallInteger, "0"),
+    _required("awaited", Boolean, "false"),
+    PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
+    CheckConstraint("status IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)", name="runs_status"),
+    CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),
+    CheckConstraint("status < 10 OR (session IS NULL AND due_at IS NULL)", name="runs_final_is_quiet"),
+    CheckConstraint("status <> 1 OR due_at IS NOT NULL", name="runs_delayed_has_due"),
+    CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
+    postgresql_with={"fillfactor": "70"},
+)
+Index(
+    "runs_claimable",
+    runs.c.namespace,
+    runs.c.order_at,
+    postgresql_where=text("status = 2 AND session IS NULL"),
+    sqlite_where=text("status = 2 AND session IS NULL"),
+)
+Index("runs_due", runs.c.due_at, postgresql_where=text("due_at IS NOT NULL"), sqlite_where=text("due_at IS NOT NULL"))
+Index(
+    "runs_session",
+    runs.c.session,
+    postgresql_where=text("session IS NOT NULL"),
+    sqlite_where=text("session IS NOT NULL"),
+)
+Index(
+    "runs_open_children",
+    runs.c.namespace,
+    runs.c.parent,
+    postgresql_where=text("status < 10 AND parent IS NOT NULL"),
+    sqlite_where=text("status < 10 AND parent IS NOT NULL"),
+)
+
+run_inputs = Table(
+    "run_inputs",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    _required("task", Text),
+    _required("created_at", BigInteger),
+    Column("parent", LargeBinary),
+    Column("root", LargeBinary),
+    Column("batch", LargeBinary),
+    _required("depth", Integer, "0"),
+    _required("payload", LargeBinary),
+    _required("fingerprint", LargeBinary),
+    _required("tags", Text, "''"),  # JSON list, '' when none
+    Column("key", LargeBinary),  # serialized IdempotencyKey
+    Column("options", LargeBinary),  # serialized TriggerOptions
+    Column("trace", LargeBinary),
+    _required("is_replay", Boolean, "false"),
+    PrimaryKeyConstraint("namespace", "run_id", name="run_inputs_pkey"),
+)
+Index(
+    "run_inputs_children",
+    run_inputs.c.namespace,
+    run_inputs.c.parent,
+    run_inputs.c.run_id,
+    postgresql_where=text("parent IS NOT NULL"),
+    sqlite_where=text("parent IS NOT NULL"),
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    _required("namespace", Text),
+    _required("tag", Text),
+    _required("run_id", LargeBinary),
+    PrimaryKeyConstraint("namespace", "tag", "run_id", name="run_tags_pkey"),
+)
+
+run_results = Table(
+    "run_results",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    Column("output", LargeBinary),  # serialized Payload
+    Column("error", LargeBinary),  # serialized TaskError
+    _required("ended_at", BigInteger),
+    Column("worker", Text),  # who executed the last attempt
+    PrimaryKeyConstraint("namespace", "run_id", name="run_results_pkey"),
+)
+
+# Attempts that ended without ending the run, and executions whose worker was lost. The last attempt of a run is read
+# from `runs` and `run_results`: a run that succeeds at once writes no row here.
+attempts = Table(
+    "attempts",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    _required("fence", Integer),
+    _required("number", Integer),
+    _required("state", SmallInteger),
+    Column("started_at", BigInteger),
+    _required("ended_at", BigInteger),
+    Column("worker", Text),
+    Column("error", LargeBinary),
+    PrimaryKeyConstraint("namespace", "run_id", "fence", name="attempts_pkey"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    _required("seq", Integer),
+    _required("identity", Text),
+    _required("kind", SmallInteger),
+    _required("name", Text),
+    _required("status", SmallInteger),
+    _required("fingerprint", LargeBinary),
+    _required("settled_order", Integer, "0"),
+    _required("attempt", Integer),
+    _required("permanent", Boolean, "false"),
+    Column("value", LargeBinary),  # serialized Payload
+    Column("error", LargeBinary),  # serialized TaskError
+    Column("subject", LargeBinary),  # child, batch or token
+    _required("is_cached", Boolean, "false"),
+    _required("payload_differs", Boolean, "false"),
+    Column("due_at", BigInteger),
+    _required("location", Text, "''"),
+    PrimaryKeyConstraint("namespace", "run_id", "seq", name="checkpoints_pkey"),
+    CheckConstraint("status IN (1, 2, 3, 4)", name="checkpoints_status"),
+    CheckConstraint("(status = 1) = (settled_order = 0) OR status = 4", name="checkpoints_settled"),
+)
+Index(
+    "checkpoints_waiters",
+    checkpoints.c.namespace,
+    checkpoints.c.subject,
+    postgresql_where=text("status = 1 AND subject IS NOT NULL"),
+    sqlite_where=text("status = 1 AND subject IS NOT NULL"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("remaining", Integer),  # items that have not ended
+    _required("fingerprint", LargeBinary),
+    _required("created_at", BigInteger),
+    Column("key", LargeBinary),
+    PrimaryKeyConstraint("namespace", "id", name="batches_pkey"),
+)
+batch_items = Table(
+    "batch_items",
+    metadata,
+    _required("namespace", Text),
+    _required("batch", LargeBinary),
+    _required("place", Integer),  # input order, from 0
+    Column("run_id", LargeBinary),
+    _required("is_cached", Boolean, "false"),
+    Column("error", LargeBinary),  # serialized TaskError of an item that could not become a run
+    PrimaryKeyConstraint("namespace", "batch", "place", name="batch_items_pkey"),
+)
+Index("batch_items_run", batch_items.c.namespace, batch_items.c.run_id)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _required("namespace", Text),
+    _required("kind", Text),  # "run", "batch", "token" or "debounce"
+    _required("task", Text),
+    _required("hash", LargeBinary),
+    _required("subject", LargeBinary),
+    _required("expires_at", BigInteger),
+    PrimaryKeyConstraint("namespace", "kind", "task", "hash", name="idempotency_keys_pkey"),
+)
+Index("idempotency_keys_expiry", idempotency_keys.c.expires_at)
+
+run_metadata = Table(
+    "run_metadata",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    _required("committed", LargeBinary),  # JSON object
+    _required("live", LargeBinary),  # JSON object: committed plus what is provisional
+    _required("marks", LargeBinary),  # JSON object: branch → highest committed operation
+    _required("fence", Integer, "0"),  # the fence that wrote `live`
+    _required("live_marks", LargeBinary),  # JSON object: branch → highest operation in `live`
+    PrimaryKeyConstraint("namespace", "run_id", name="run_metadata_pkey"),
+)
+
+run_logs = Table(
+    "run_logs",
+    metadata,
+    _required("namespace", Text),
+    _required("run_id", LargeBinary),
+    _required("fence", Integer),
+    _required("report", Integer),
+    _required("place", Integer),
+    _required("record", LargeBinary),  # serialized LogRecord
+    PrimaryKeyConstraint("namespace", "run_id", "fence", "report", "place", name="run_logs_pkey"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("status", SmallInteger),
+    _required("tags", Text, "''"),
+    _required("created_at", BigInteger),
+    Column("timeout_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("data", LargeBinary),
+    Column("error", LargeBinary),
+    Column("key", LargeBinary),
+    PrimaryKeyConstraint("namespace", "id", name="tokens_pkey"),
+    CheckConstraint("status IN (1, 2, 3, 4)", name="tokens_status"),
+)
+Index(
+    "tokens_due",
+    tokens.c.timeout_at,
+    postgresql_where=text("status = 1 AND timeout_at IS NOT NULL"),
+    sqlite_where=text("status = 1 AND timeout_at IS NOT NULL"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    _required("namespace", Text),
+    _required("id", Text),
+    _required("version", Text),
+    _required("registered_at", BigInteger),  # when the version was first announced: the newest one is the task's
+    _required("definition", LargeBinary),  # serialized TaskDefinition
+    PrimaryKeyConstraint("namespace", "id", "version", name="tasks_pkey"),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    _required("namespace", Text),
+    _required("name", Text),
+    _required("concurrency_limit", Integer, "0"),
+    _required("total_limit", Integer, "0"),
+    _required("rate_limit", Integer, "0"),
+    _required("rate_period", BigInteger, "0"),
+    _required("depth_limit", Integer, "0"),
+    _required("overridden", Boolean, "false"),
+    _required("paused", Boolean, "false"),
+    _required("tokens_at", BigInteger, "0"),  # rate limit: when the bucket was last counted
+    _required("tokens_left", Float, "0"),
+    PrimaryKeyConstraint("namespace", "name", name="queues_pkey"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("secret", LargeBinary),  # SHA-256 of it
+    _required("connection_no", BigInteger),
+    _required("replica", LargeBinary),
+    _required("lease_until", BigInteger),
+    _required("worker", Text),
+    _required("version", Text),
+    PrimaryKeyConstraint("namespace", "id", name="sessions_pkey"),
+    postgresql_with={"fillfactor": "50"},
+)
+Index("sessions_lease", sessions.c.lease_until)
+
+# Effects on other runs that did not fit in the commit that caused them; drained first.
+pending_events = Table(
+    "pending_events",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("kind", SmallInteger),
+    _required("run_id", LargeBinary),
+    PrimaryKeyConstraint("namespace", "id", name="pending_events_pkey"),
+)

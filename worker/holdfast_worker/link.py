@@ -1,13 +1,18 @@
 """The link between supervisor and executor: length-prefixed frames over a socketpair, asyncio at both ends.
 
-A frame is a 4-byte big-endian length followed by one serialized protobuf message. What travels:
+A frame is a 4-byte big-endian length followed by one serialized protobuf message, `ConnectRequest` from the executor
+and `ConnectResponse` to it. The numbers in them are those of the link, not those of the stream:
 
-========================  ========================================================================================
-executor -> supervisor    `ConnectRequest`: first `hello` (tasks and sdk), then `reports` (frame_no 0, credit.free_places),
-                          `credit` (free_places alone, whenever it changed without a report) and `renew` (answers a ping)
-supervisor -> executor    `ConnectResponse`: first `welcome`, then `delivery`, `checkpoint_page`, and `renewed`: a ping,
-                          which the executor answers at once with `renew` and the same nonce
-========================  ========================================================================================
+From the executor: `hello` first (tasks, sdk) and then
+  `reports`  `frame_no` is the executor's own: 1 for its first, +1 for each. With `credit`.
+  `credit`   when it changed without a report. `free_places` is how many new bodies it can take;
+             `after_start_seq` is how many Starts it had received on this link when it counted.
+  `renew`    answers a ping: the nonce of the `renewed` that asked.
+
+To the executor: `welcome` first (limits, cancel_grace) and then
+  `delivery`         what of the scheduler's Delivery concerns its runs; `committed.up_to` is a `frame_no` of its own.
+  `checkpoint_page`  as it came.
+  `renewed`          a ping, to tell a stuck event loop from a busy one. To be answered at once.
 
 The end of the link is the end of both: an executor whose link ends leaves with `os._exit` (see `lifeline`).
 """

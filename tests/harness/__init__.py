@@ -1,0 +1,1 @@
+"""What the tests stand on: real servers and processes, and an outside ledger of effects."""

@@ -1,0 +1,56 @@
+"""Ids: 16-byte UUIDv7 inside, a prefix and 26 base32hex digits outside.
+
+The digits are the 16 bytes as one big-endian number, zero-padded, so that texts sort as bytes do, which is by time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Final
+
+RUN: Final = "run_"
+BATCH: Final = "batch_"
+TOKEN: Final = "token_"
+SCHEDULE: Final = "sched_"
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]  # ten bits at a time
+# The first digit holds the top 3 of 128 bits. `int(text, 32)` alone would also take signs, spaces and underscores.
+_IS_TAIL = re.compile(r"[0-7][0-9a-v]{25}", re.ASCII).fullmatch
+
+
+def new_id() -> bytes:
+    """A new UUIDv7: milliseconds, then 12 bits of the rest of the millisecond, then 62 random bits."""
+    millis, rest = divmod(time.time_ns(), 1_000_000)
+    random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
+    number = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64 | 0x2 << 62 | random
+    return number.to_bytes(16, "big")
+
+
+def to_text(prefix: str, raw: bytes) -> str:
+    """The text form of an id."""
+    n = int.from_bytes(raw, "big")
+    pairs = _PAIRS
+    return (
+        f"{prefix}{pairs[n >> 120]}{pairs[n >> 110 & 1023]}{pairs[n >> 100 & 1023]}{pairs[n >> 90 & 1023]}"
+        f"{pairs[n >> 80 & 1023]}{pairs[n >> 70 & 1023]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}"
+        f"{pairs[n >> 40 & 1023]}{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
+    )
+
+
+def from_text(prefix: str, text: str) -> bytes:
+    """The 16 bytes of an id in text form.
+
+    Raises: ValueError when the prefix is another one or the rest is not 26 lowercase base32hex digits.
+    """
+    tail = text[len(prefix) :]
+    if not text.startswith(prefix) or _IS_TAIL(tail) is None:
+        raise ValueError(f"{text[:80]!r} is not an id of the form {prefix}… (26 characters 0-9 a-v)")
+    return int(tail, 32).to_bytes(16, "big")
+
+
+def run_text(raw: bytes) -> str:
+    """The text form of a run's id."""
+    return to_text(RUN, raw)

@@ -1,0 +1,121 @@
+"""Every number and switch of the scheduler, each with a name and a default."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from holdfast_scheduler.errors import ListenError
+
+DEFAULT_DATABASE_URL: Final = "sqlite:///holdfast.db"
+DEFAULT_LISTEN: Final = "127.0.0.1:4653"
+PROTOCOL_MAJOR: Final = 1
+PROTOCOL_MINOR: Final = 0
+
+MICROSECONDS: Final = 1_000_000
+_DAY: Final = 86_400 * MICROSECONDS
+_KIB: Final = 1024
+_MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the scheduler accepts. An error that a limit causes names the field."""
+
+    payload_bytes: int = _MIB
+    step_result_bytes: int = 256 * _KIB
+    metadata_bytes: int = 256 * _KIB
+    frame_bytes: int = 4 * _MIB  # hard; frames aim at a quarter of it
+    batch_items: int = 1_000
+    batch_bytes: int = 16 * _MIB
+    checkpoints: int = 10_000
+    depth: int = 32
+    tags: int = 10
+    tag_length: int = 128  # characters
+    name_length: int = 256  # characters of a task id, queue, concurrency key, version, namespace
+    key_parts: int = 32
+    key_bytes: int = 4 * _KIB  # of the encoded parts
+    key_ttl_us: int = 30 * _DAY  # the default, not a bound
+    fingerprint_bytes: int = 64
+    trace_bytes: int = 8 * _KIB
+    error_bytes: int = 256 * _KIB  # of a serialized TaskError
+    max_attempts: int = 10_000
+    priority_s: float = 1e9
+    duration_us: int = 100 * 366 * _DAY  # any delay, timeout or time to live
+    page_size: int = 1_000
+    page_bytes: int = 3 * _MIB  # a page ends early rather than grow beyond this
+    filter_length: int = 4_096  # characters
+    awaited_runs: int = 10_000  # of one AwaitRuns stream
+    watched_runs: int = 1_000  # members that one WatchRuns stream of a tag or batch shows, newest first
+    wait_us: int = 300 * MICROSECONDS  # longest WaitRun
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One scheduler process. Durations are seconds."""
+
+    database_url: str = DEFAULT_DATABASE_URL
+    listen: str = DEFAULT_LISTEN
+    insecure: bool = False  # listen beyond loopback without an API key
+    api_key: str = ""
+    reflection: bool = True
+    limits: Limits = field(default_factory=Limits)
+
+    lease: float = 10.0
+    renew_interval: float = 3.0
+    reconnect_grace: float = 0.3
+    hold: float = 300.0
+    cancel_grace: float = 30.0
+    resume_patience: float = 5.0
+    look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for
+    max_recoveries: int = 10
+    stop_grace: float = 10.0  # for calls in flight when the scheduler stops
+
+    commands: int = 20_000  # commands that may wait; more are refused
+    commit_rows: int = 5_000
+    commit_bytes: int = 16 * _MIB
+
+    @classmethod
+    def from_environment(
+        cls,
+        *,
+        database_url: str | None = None,
+        listen: str | None = None,
+        insecure: bool = False,
+        api_key: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults."""
+        found = os.environ if environment is None else environment
+        return cls(
+            database_url=database_url or found.get("HOLDFAST_DATABASE_URL") or DEFAULT_DATABASE_URL,
+            listen=listen or found.get("HOLDFAST_LISTEN") or DEFAULT_LISTEN,
+            insecure=insecure,
+            api_key=found.get("HOLDFAST_API_KEY", "") if api_key is None else api_key,
+        )
+
+    def host_and_port(self) -> tuple[str, int]:
+        """`listen`, checked and split; the host of "[::1]:4653" is "::1".
+
+        Raises: ListenError when it is malformed, or beyond loopback with neither an API key nor `insecure`.
+        """
+        host, colon, port_text = self.listen.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not (port_text.isascii() and port_text.isdigit()) or int(port_text) > 65_535:
+            raise ListenError(f"--listen {self.listen!r} is not HOST:PORT, for example {DEFAULT_LISTEN}")
+        if not (self.api_key or self.insecure or _is_loopback(host)):
+            raise ListenError(
+                f"listening on {self.listen} lets every machine that reaches it run tasks: "
+                "set HOLDFAST_API_KEY, or pass --insecure if the network is trusted"
+            )
+        return host, int(port_text)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,113 @@
+"""Who waits for which run to end or to change. Used on the event loop's thread only.
+
+The engine calls `ended` and `changed` after each commit. For a run that nobody watches this costs one look-up in a
+dictionary. With several replicas an end committed elsewhere is found by `reads.ended_ids`, which the engine may run
+each second over `watched()`, and is passed to `noticed`.
+
+Subscribe before reading the database: then an end between the two is not lost. It may be seen twice; sinks take care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunEnd:
+    """How a run ended; `output` is a serialized Payload, `error` a serialized TaskError."""
+
+    run_id: bytes
+    status: int
+    output: bytes | None
+    error: bytes | None
+
+
+class Sink(Protocol):
+    """Somebody who watches. The methods must neither block nor raise."""
+
+    def ended(self, end: RunEnd) -> None:
+        """A watched run ended; it is no longer watched by anybody."""
+
+    def noticed(self, run_id: bytes) -> None:
+        """A watched run was found to have ended; how can be read. It is no longer watched by anybody."""
+
+    def changed(self, run_id: bytes) -> None:
+        """The status or the metadata of a watched run changed."""
+
+    def stopped(self) -> None:
+        """The scheduler stops; nothing more will come."""
+
+
+class Watchers:
+    """Sinks by run."""
+
+    def __init__(self) -> None:
+        self._sinks: dict[str, dict[bytes, list[Sink]]] = {}
+        self.is_stopped = False
+
+    def add(self, namespace: str, run_id: bytes, sink: Sink) -> None:
+        """Watch a run until it has ended or `discard` is called. The same sink may watch many runs."""
+        self._sinks.setdefault(namespace, {}).setdefault(run_id, []).append(sink)
+
+    def discard(self, namespace: str, run_id: bytes, sink: Sink) -> None:
+        """Stop watching; without effect when the sink does not watch the run."""
+        runs = self._sinks.get(namespace)
+        sinks = runs.get(run_id) if runs is not None else None
+        if runs is None or sinks is None:
+            return
+        sinks[:] = [other for other in sinks if other is not sink]
+        if not sinks:
+            del runs[run_id]
+            if not runs:
+                del self._sinks[namespace]
+
+    def watched(self, namespace: str | None = None) -> dict[str, list[bytes]]:
+        """The ids of the runs that are watched, by namespace: of all, or of one."""
+        names = list(self._sinks) if namespace is None else [namespace]
+        return {name: list(self._sinks[name]) for name in names if name in self._sinks}
+
+    def ended(self, namespace: str, ends: Iterable[tuple[bytes, int, bytes | None, bytes | None]]) -> None:
+        """Runs ended: (run id, final status, output, error), after their commit."""
+        runs = self._sinks.get(namespace)
+        if runs is None:
+            return
+        for run_id, status, output, error in ends:
+            sinks = runs.pop(run_id, None)
+            if sinks is not None:
+                end = RunEnd(run_id, status, output, error)
+                for sink in sinks:
+                    sink.ended(end)
+        self._forget_if_empty(namespace)
+
+    def noticed(self, namespace: str, run_ids: Iterable[bytes]) -> None:
+        """Runs were found to have ended, by another replica's commit for example."""
+        runs = self._sinks.get(namespace)
+        if runs is None:
+            return
+        for run_id in run_ids:
+            for sink in runs.pop(run_id, ()):
+                sink.noticed(run_id)
+        self._forget_if_empty(namespace)
+
+    def changed(self, namespace: str, run_ids: Iterable[bytes]) -> None:
+        """The status or metadata of runs changed, after the commit."""
+        runs = self._sinks.get(namespace)
+        if runs is None:
+            return
+        for run_id in run_ids:
+            for sink in tuple(runs.get(run_id, ())):
+                sink.changed(run_id)
+
+    def stop(self) -> None:
+        """Tell every sink, once, that nothing more will come."""
+        self.is_stopped = True
+        everybody = {id(sink): sink for runs in self._sinks.values() for sinks in runs.values() for sink in sinks}
+        self._sinks.clear()
+        for sink in everybody.values():
+            sink.stopped()
+
+    def _forget_if_empty(self, namespace: str) -> None:
+        if not self._sinks.get(namespace, True):
+            del self._sinks[namespace]

@@ -7,7 +7,7 @@ executor, a test harness) implements `RunScope` and binds it with `bind`. Outsid
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -67,6 +67,10 @@ class RunScope(abc.ABC):
         """Apply one operation locally at once and report it in the background. The scope fills in branch and number."""
 
     @abc.abstractmethod
+    def add_tags(self, tags: Sequence[str]) -> None:
+        """Add tags to the run; reported in the background, like a metadata operation."""
+
+    @abc.abstractmethod
     def shield(self, entering: bool) -> None:
         """Enter or leave a `shielded()` block of the current branch: durable calls in it work during a cancellation."""
 
@@ -82,3 +86,8 @@ def current() -> RunScope | None:
 def bind(scope: RunScope | None) -> Token[RunScope | None]:
     """Make `scope` the current one in this context."""
     return _current.set(scope)
+
+
+def unbind(token: Token[RunScope | None]) -> None:
+    """Undo the `bind` that returned `token`, in the same context."""
+    _current.reset(token)

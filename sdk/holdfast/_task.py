@@ -1,0 +1,220 @@
+"""Tasks: functions registered under an id, with their retry, queue and limits."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from holdfast import _scope, durations, failures, payloads, registry, signature
+from holdfast._scope import RunScope
+from holdfast.durations import Duration
+from holdfast.errors import (
+    InvalidOutputError,
+    InvalidPayloadError,
+    PayloadError,
+    TaskDefinitionError,
+    TooLargeError,
+)
+from holdfast.payloads import Codec
+from holdfast.queues import Queue
+from holdfast.retry import Retry
+from holdfast.v1.payload_pb2 import Payload, TaskError
+from holdfast.v1.task_pb2 import TaskDefinition
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+MAX_RECOVERIES = 1000
+MAX_DESCRIPTION_CHARS = 2000
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
+
+
+class Task(Generic[P, R]):
+    """A function registered under an id; make one with `@task`. `P` is the type of its payload, `R` of its output."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        id: str | None = None,
+        retry: Retry | None = None,
+        queue: Queue | str | None = None,
+        max_duration: Duration | None = None,
+        timeout: Duration | None = None,
+        ttl: Duration | None = None,
+        max_recoveries: int | None = None,
+        local_names: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(function) or isinstance(function, type):
+            raise TaskDefinitionError(f"@task: {function!r} is not a function.")
+        self.function = function
+        self.id = _checked_id(getattr(function, "__name__", "") if id is None else id)
+        self.retry = _checked_retry(self.id, retry)
+        self.queue = Queue(queue) if isinstance(queue, str) else queue
+        self.max_duration = _limit(max_duration, self.id, "max_duration")
+        self.timeout = _limit(timeout, self.id, "timeout")
+        self.ttl = _limit(ttl, self.id, "ttl")
+        self.max_recoveries = _checked_recoveries(self.id, max_recoveries)
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.signature = signature.read(function, self.id)
+        self._local_names = local_names
+        self._annotations = signature.resolve(function, local_names)
+        self._payload_codec: Codec[P] | None = None
+        self._output_codec: Codec[R] | None = None
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", self.id)
+        self.__qualname__ = getattr(function, "__qualname__", self.id)
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id!r}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the plain function: no run is made, nothing is durable but what a surrounding run makes so."""
+        return self.function(*args, **kwargs)
+
+    # What the worker needs of it
+
+    @property
+    def payload_codec(self) -> Codec[P]:
+        """Encodes and decodes payloads by the annotation of the function's parameter."""
+        if self._payload_codec is None:
+            name = self.signature.payload
+            hints = self._hints()
+            annotation = None if name is None else hints.get(name, Any)
+            self._payload_codec = Codec(annotation, f"payload of task {self.id!r}")
+        return self._payload_codec
+
+    @property
+    def output_codec(self) -> Codec[R]:
+        """Encodes and decodes outputs by the function's return annotation."""
+        if self._output_codec is None:
+            self._output_codec = Codec(self._hints().get("return", Any), f"output of task {self.id!r}")
+        return self._output_codec
+
+    def definition(self) -> TaskDefinition:
+        """What a worker announces of the task.
+
+        Raises: TaskDefinitionError, PayloadError when an annotation cannot be resolved or made JSON of.
+        """
+        message = TaskDefinition(
+            id=self.id,
+            retry=self.retry.to_message(),
+            queue=(self.queue or Queue()).to_message(),
+            max_recoveries=self.max_recoveries,
+            payload_schema=self.payload_codec.schema(),
+            output_schema=self.output_codec.schema(),
+            description=_first_paragraph(self.function),
+        )
+        if self.max_duration is not None:
+            message.max_duration.CopyFrom(durations.to_message(self.max_duration))
+        if self.timeout is not None:
+            message.timeout.CopyFrom(durations.to_message(self.timeout))
+        if self.ttl is not None:
+            message.ttl.CopyFrom(durations.to_message(self.ttl))
+        return message
+
+    async def execute(self, payload: Payload, scope: RunScope) -> Payload:
+        """Run an `async def` body to its end in the run of `scope`; returns the encoded output.
+
+        Raises: whatever the body raises; InvalidPayloadError, InvalidOutputError, TooLargeError.
+        """
+        token = _scope.bind(scope)
+        try:
+            args, kwargs = self._arguments(payload, scope)
+            return self._output(await self.function(*args, **kwargs), scope)
+        finally:
+            _scope.unbind(token)
+
+    def execute_blocking(self, payload: Payload, scope: RunScope) -> Payload:
+        """Run a `def` body to its end in this thread, in the run of `scope`; returns the encoded output.
+
+        Raises: as `execute`.
+        """
+        token = _scope.bind(scope)
+        try:
+            args, kwargs = self._arguments(payload, scope)
+            return self._output(self.function(*args, **kwargs), scope)
+        finally:
+            _scope.unbind(token)
+
+    def describe_error(self, error: BaseException) -> tuple[TaskError, timedelta | None]:
+        """A failure of the body as data, and the delay before the next attempt if the user's code decided one."""
+        return failures.describe(error, self.retry), None
+
+    def _arguments(self, payload: Payload, scope: RunScope) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            value = self.payload_codec.decode_payload(payload)
+        except PayloadError as error:
+            raise InvalidPayloadError(str(error)) from error
+        args = [] if self.signature.payload is None else [value]
+        kwargs: dict[str, Any] = {}
+        if self.signature.wants_ctx:
+            kwargs[signature.CTX] = scope.ctx
+        if self.signature.wants_signal:
+            kwargs[signature.SIGNAL] = scope.signal
+        return args, kwargs
+
+    def _output(self, value: R, scope: RunScope) -> Payload:
+        maximum = scope.limits.payload_bytes or payloads.MAX_PAYLOAD_BYTES
+        try:
+            return payloads.to_payload(self.output_codec.encode(value, "output", maximum))
+        except TooLargeError:
+            raise
+        except PayloadError as error:
+            raise InvalidOutputError(str(error)) from error
+
+    def _hints(self) -> dict[str, Any]:
+        """Annotations may name what is defined further down the file: then they are resolved when first needed."""
+        if self._annotations is None:
+            self._annotations = signature.resolve(self.function, self._local_names)
+        if self._annotations is None:
+            raise TaskDefinitionError(
+                f"Task {self.id!r}: an annotation of {registry.place(self.function)} names something that is not "
+                "defined at the top of its module. Import it there (not only under TYPE_CHECKING)."
+            )
+        self._local_names = None
+        return self._annotations
+
+
+def _checked_id(task_id: str) -> str:
+    if not isinstance(task_id, str) or not _ID.fullmatch(task_id):
+        raise TaskDefinitionError(
+            f"Task id {task_id!r} is not acceptable. Use 1 to 128 letters, digits and _ . : / - (not first); "
+            'for example @task(id="export-invoices").'
+        )
+    return task_id
+
+
+def _checked_retry(task_id: str, retry: Retry | None) -> Retry:
+    if retry is None:
+        return Retry()
+    if not isinstance(retry, Retry):
+        raise TaskDefinitionError(f"Task {task_id!r}: retry={retry!r} is not a Retry; write Retry(max_attempts=...).")
+    return retry
+
+
+def _checked_recoveries(task_id: str, value: int | None) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RECOVERIES:
+        raise TaskDefinitionError(f"Task {task_id!r}: max_recoveries={value!r} is not between 1 and {MAX_RECOVERIES}.")
+    return value
+
+
+def _limit(value: Duration | None, task_id: str, name: str) -> timedelta | None:
+    if value is None:
+        return None
+    limit = durations.parse(value, f"Task {task_id!r}: {name}")
+    if not limit:
+        raise TaskDefinitionError(f"Task {task_id!r}: {name}=0 would end every run; leave it out for no limit.")
+    return limit
+
+
+def _first_paragraph(function: Callable[..., Any]) -> str:
+    paragraph = (inspect.getdoc(function) or "").split("\n\n", 1)[0]
+    return " ".join(paragraph.split())[:MAX_DESCRIPTION_CHARS]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from harness.postgres import PostgresServer, PostgresUnavailableError
+from harness.processes import Deployment
 from harness.requirements import missing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DEPLOYMENTS = pytest.StashKey[list[Deployment]]()
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +62,30 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """URL of an empty database, once on SQLite and once on PostgreSQL."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+def deploy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Deployment]]:
+    """Makes deployments whose processes are killed, and whose logs are shown when the test failed."""
+    made: list[Deployment] = []
+
+    def make(database_url: str, environment: Mapping[str, str] | None = None) -> Deployment:
+        folder = tmp_path / f"deployment-{len(made)}"
+        folder.mkdir()
+        made.append(Deployment(folder, database_url, environment))
+        return made[-1]
+
+    request.node.stash[DEPLOYMENTS] = made
+    yield make
+    for deployment in made:
+        deployment.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the logs of all processes to the report of a failed test."""
+    report = yield
+    if report.failed and report.when == "call":
+        for deployment in item.stash.get(DEPLOYMENTS, []):
+            report.sections.extend((f"log of {name}", text) for name, text in deployment.logs())
+    return report

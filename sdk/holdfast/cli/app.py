@@ -12,7 +12,8 @@ import typer
 from typer.main import get_command
 
 from holdfast.cli import exit_codes, runs, servers
-from holdfast.cli.failure import CommandError
+from holdfast.cli.failure import CommandError, exit_code_of
+from holdfast.errors import HoldfastError
 
 # Typer brings its own copy of Click's exceptions in new versions and takes Click's in old ones.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -57,6 +58,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = get_command(app).main(args, prog_name="holdfast", standalone_mode=False)
     except CommandError as error:
         return _fail(str(error), error.exit_code)
+    except HoldfastError as error:
+        return _fail(str(error), exit_code_of(error))
     except _UsageError as error:
         return _fail(_usage_message(error), exit_codes.WRONG_USE)
     except (KeyboardInterrupt, typer.Abort):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
+import grpc
 import typer
-from google.protobuf.duration_pb2 import Duration
 
-from holdfast import ids
+from holdfast import ids, rpc_errors
 from holdfast.cli import exit_codes, show
 from holdfast.cli.failure import CommandError
-from holdfast.cli.options import DEFAULT_ADDRESS, Address, AsJson, Namespace
-from holdfast.cli.remote import CALL_TIMEOUT_S, Remote
-from holdfast.v1 import payload_pb2, run_pb2, run_service_pb2, run_service_pb2_grpc
+from holdfast.cli.options import Address, AsJson, Namespace
+from holdfast.client import Client
+from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE
+from holdfast.v1 import payload_pb2, run_pb2, run_service_pb2
+
+T = TypeVar("T")
 
 PAGE_SIZE: Final = 100
-WAIT_S: Final = 30
-"""Length of one WaitRun call; the command asks again until the run has ended."""
+DEADLINE_S: Final = 5.0
+"""How long a request is repeated while no scheduler answers: enough for one that restarts."""
 
 app = typer.Typer(rich_markup_mode=None)
-
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help='Id of a run ("run_...").')]
 
@@ -47,32 +51,30 @@ def trigger(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the output.")] = False,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
-    namespace: Namespace = "default",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Trigger a run of TASK and print its id; with --wait, its output."""
-    item = run_service_item(task, read_json(payload), key or [], tag or [])
-    remote = Remote(address, namespace)
-    with remote.runs() as stub:
-        request = run_service_pb2.TriggerRequest(namespace=namespace, items=[item])
-        response = stub.Trigger(request, timeout=CALL_TIMEOUT_S, metadata=remote.metadata)
-        outcome = response.outcomes[0]
-        if outcome.HasField("error"):
-            raise item_error(outcome.error)
-        handle = outcome.handle
-        if handle.payload_differs:
-            print(f"warning: {handle.run_id} has this key and was triggered with another payload", file=sys.stderr)
+    item = trigger_item(task, read_json(payload), key or [], tag or [])
+
+    async def ask(client: Client) -> tuple[run_pb2.RunHandle, run_pb2.Run | None]:
+        handle = await client.trigger(item)
         if not wait:
-            if as_json:
-                show.print_json(
-                    {"id": handle.run_id, "is_cached": handle.is_cached, "payload_differs": handle.payload_differs}
-                )
-            else:
-                print(handle.run_id)
-                if handle.is_cached:
-                    print("this run existed already under the key", file=sys.stderr)
-            return exit_codes.DONE
-        run = wait_for(remote, stub, handle.run_id)
-    return _print_end(run, as_json)
+            return handle, None
+        await client.result(handle.run_id)
+        return handle, await _get(client, handle.run_id)
+
+    handle, run = _talk(address, namespace, ask)
+    if handle.payload_differs:
+        print(f"warning: {handle.run_id} has this key and was triggered with another payload", file=sys.stderr)
+    if run is not None:
+        return _print_end(run, as_json)
+    if as_json:
+        show.print_json({"id": handle.run_id, "is_cached": handle.is_cached, "payload_differs": handle.payload_differs})
+    else:
+        print(handle.run_id)
+        if handle.is_cached:
+            print("this run existed already under the key", file=sys.stderr)
+    return exit_codes.DONE
 
 
 @app.command("list")
@@ -86,22 +88,24 @@ def list_runs(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most runs to print.")] = 20,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
-    namespace: Namespace = "default",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Print runs, newest first."""
     conditions = [f"{name} = {json.dumps(value)}" for name, value in _conditions(status, task, tag)]
     conditions += [where] if where else []
-    runs: list[run_pb2.Run] = []
-    remote = Remote(address, namespace)
-    with remote.runs() as stub:
+
+    async def ask(client: Client) -> list[run_pb2.Run]:
+        found: list[run_pb2.Run] = []
         request = run_service_pb2.ListRunsRequest(namespace=namespace, filter=" AND ".join(conditions))
         while True:
-            request.page_size = min(PAGE_SIZE, limit - len(runs))
-            page = stub.ListRuns(request, timeout=CALL_TIMEOUT_S, metadata=remote.metadata)
-            runs.extend(page.runs)
+            request.page_size = min(PAGE_SIZE, limit - len(found))
+            page = await client.call(lambda endpoint: endpoint.runs.ListRuns, request)
+            found.extend(page.runs)
             request.page_token = page.next_page_token
-            if not page.next_page_token or len(runs) >= limit:
-                break
+            if not page.next_page_token or len(found) >= limit:
+                return found
+
+    runs = _talk(address, namespace, ask)
     if as_json:
         for run in runs:
             show.print_json(show.run_document(run))
@@ -114,17 +118,19 @@ def list_runs(
 
 @app.command("show")
 def show_run(
-    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = "default"
+    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = DEFAULT_NAMESPACE
 ) -> int:
     """Print one run with its attempts and checkpoints, and why it stands where it stands."""
-    remote = Remote(address, namespace)
-    with remote.runs() as stub:
-        request = run_service_pb2.GetRunRequest(namespace=namespace, run_id=run_id, view=run_service_pb2.RUN_VIEW_FULL)
-        run = stub.GetRun(request, timeout=CALL_TIMEOUT_S, metadata=remote.metadata).run
-        explain = run_service_pb2.ExplainRunRequest(namespace=namespace, run_id=run_id)
-        sentence = ""
-        if not show.is_final(run):
-            sentence = stub.ExplainRun(explain, timeout=CALL_TIMEOUT_S, metadata=remote.metadata).sentence
+
+    async def ask(client: Client) -> tuple[run_pb2.Run, str]:
+        run = await _get(client, run_id, full=True)
+        if show.is_final(run):
+            return run, ""
+        request = run_service_pb2.ExplainRunRequest(namespace=namespace, run_id=run_id)
+        answer = await client.call(lambda endpoint: endpoint.runs.ExplainRun, request)
+        return run, answer.sentence
+
+    run, sentence = _talk(address, namespace, ask)
     if as_json:
         show.print_json(show.run_document(run, full=True) | {"why": sentence})
     else:
@@ -137,44 +143,71 @@ def cancel(
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help='Ids of runs ("run_...").')],
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
-    namespace: Namespace = "default",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Cancel runs. Once accepted, a run ends CANCELED whatever happens later."""
-    remote = Remote(address, namespace)
-    with remote.runs() as stub:
+
+    async def ask(client: Client) -> None:
         for run_id in run_ids:
             request = run_service_pb2.CancelRunRequest(namespace=namespace, run_id=run_id)
-            response = stub.CancelRun(request, timeout=CALL_TIMEOUT_S, metadata=remote.metadata)
+            answer = await client.call(lambda endpoint: endpoint.runs.CancelRun, request)
             if as_json:
-                show.print_json(show.run_document(response.run) | {"accepted": response.accepted})
+                show.print_json(show.run_document(answer.run) | {"accepted": answer.accepted})
             else:
-                print(f"{run_id}  {show.status_name(response.run)}{'' if response.accepted else '  (nothing changed)'}")
+                print(f"{run_id}  {show.status_name(answer.run)}{'' if answer.accepted else '  (nothing changed)'}")
+
+    _talk(address, namespace, ask)
     return exit_codes.DONE
 
 
 @app.command("watch")
 def watch(
-    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = "default"
+    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = DEFAULT_NAMESPACE
 ) -> int:
     """Print the state of a run whenever it changes, until it has ended."""
-    remote = Remote(address, namespace)
-    with remote.runs() as stub:
-        request = run_service_pb2.WatchRunsRequest(namespace=namespace, run_id=run_id)
-        run = run_pb2.Run()
-        shown = ""
-        for change in stub.WatchRuns(request, metadata=remote.metadata):
-            run = change.run
-            if as_json:
-                show.print_json(show.run_document(run))
-            elif (line := show.change_line(run)).split("  ", 1)[1] != shown:
-                shown = line.split("  ", 1)[1]
-                print(line, flush=True)
-            if show.is_final(run):
-                break
-    return _exit_code(run)
+    shown = ""
+
+    def on_change(run: run_pb2.Run) -> None:
+        nonlocal shown
+        state = show.state_text(run)
+        if as_json:
+            show.print_json(show.run_document(run))
+        elif state != shown:
+            shown = state
+            print(f"{datetime.now().astimezone():%H:%M:%S}  {state}", flush=True)
+
+    async def ask(client: Client) -> run_pb2.Run:
+        return await follow(client, run_id, on_change)
+
+    return _exit_code(_talk(address, namespace, ask))
 
 
-def run_service_item(task: str, payload: bytes, key: list[str], tags: list[str]) -> run_pb2.TriggerItem:
+async def follow(client: Client, run_id: str, on_change: Callable[[run_pb2.Run], None]) -> run_pb2.Run:
+    """Call `on_change` with every state of the run until it has ended, over restarts of the scheduler."""
+    connection = client.connection
+    request = run_service_pb2.WatchRunsRequest(namespace=client.settings.namespace, run_id=run_id)
+    clock = asyncio.get_running_loop().time
+    lost_at: float | None = None
+    back_off = connection.back_off()
+    while True:
+        endpoint = connection.endpoint()
+        try:
+            async for change in endpoint.runs.WatchRuns(request, metadata=connection.metadata):
+                lost_at, back_off = None, connection.back_off()
+                request.cursor = change.cursor
+                on_change(change.run)
+                if show.is_final(change.run):
+                    ended: run_pb2.Run = change.run
+                    return ended
+        except grpc.aio.AioRpcError as error:
+            lost_at = lost_at or clock()
+            if not rpc_errors.may_repeat(error) or clock() - lost_at > client.settings.deadline:
+                raise rpc_errors.of_call(error, endpoint.address) from None
+        connection.fail_over(endpoint)
+        await asyncio.sleep(back_off.next())
+
+
+def trigger_item(task: str, payload: bytes, key: list[str], tags: list[str]) -> run_pb2.TriggerItem:
     """The item to trigger. The client chooses the run's id, so that a call that is sent again makes no second run."""
     item = run_pb2.TriggerItem(
         run_id=ids.new_run_id(),
@@ -210,26 +243,22 @@ def read_json(text: str) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-def item_error(error: run_pb2.ItemError) -> CommandError:
-    """Why there is no run, as an exit code."""
-    code = exit_codes.REFUSED
-    if error.reason == "TASK_NOT_FOUND":
-        code = exit_codes.NOT_FOUND
-    elif error.reason in ("INVALID_ARGUMENT", "INVALID_KEY", "TOO_LARGE"):
-        code = exit_codes.WRONG_USE
-    return CommandError(error.message, code)
+def _talk(address: str, namespace: str, ask: Callable[[Client], Awaitable[T]]) -> T:
+    """Run `ask` with a client of its own. Raises what the SDK raises."""
+
+    async def main() -> T:
+        async with Client(address, namespace=namespace, deadline=DEADLINE_S) as client:
+            return await ask(client)
+
+    return asyncio.run(main())
 
 
-def wait_for(remote: Remote, stub: run_service_pb2_grpc.RunServiceStub, run_id: str) -> run_pb2.Run:
-    """Wait until the run has ended."""
-    request = run_service_pb2.WaitRunRequest(
-        namespace=remote.namespace, run_id=run_id, timeout=Duration(seconds=WAIT_S)
-    )
-    while True:
-        timeout = WAIT_S + CALL_TIMEOUT_S
-        run: run_pb2.Run = stub.WaitRun(request, timeout=timeout, metadata=remote.metadata, wait_for_ready=True).run
-        if show.is_final(run):
-            return run
+async def _get(client: Client, run_id: str, full: bool = False) -> run_pb2.Run:
+    view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
+    request = run_service_pb2.GetRunRequest(namespace=client.settings.namespace, run_id=run_id, view=view)
+    answer = await client.call(lambda endpoint: endpoint.runs.GetRun, request)
+    run: run_pb2.Run = answer.run
+    return run
 
 
 def _print_end(run: run_pb2.Run, as_json: bool) -> int:

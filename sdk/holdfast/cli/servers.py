@@ -17,7 +17,8 @@ import typer
 
 from holdfast.cli import exit_codes
 from holdfast.cli.failure import CommandError
-from holdfast.cli.options import DEFAULT_ADDRESS, Namespace, addresses
+from holdfast.cli.options import Namespace
+from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, parse_addresses
 
 DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 """Where `holdfast dev` keeps its state, below the current folder."""
@@ -68,14 +69,14 @@ def worker(
     processes: Processes = None,
     name: Annotated[str | None, typer.Option(help="Name for people; by default host and process id.")] = None,
     code_version: Annotated[str, typer.Option(metavar="VERSION", help="Version of your code.")] = "",
-    namespace: Namespace = "default",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Run a worker: it executes runs of the tasks that TARGETs define. SIGTERM or Ctrl-C drains it."""
     from holdfast_worker.main import run_worker
 
     return run_worker(
         targets,
-        addresses=addresses(scheduler),
+        addresses=list(parse_addresses(scheduler)),
         namespace=namespace,
         slots=slots,
         processes=processes,
@@ -90,7 +91,7 @@ def dev(
     listen: Listen = DEFAULT_ADDRESS,
     slots: Slots = None,
     processes: Processes = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Run a scheduler and a worker together, on an embedded database. Ctrl-C stops both."""
     if database is None:

@@ -206,12 +206,9 @@ def print_run(run: run_pb2.Run, sentence: str) -> None:
         console.print("\n", Text(run.error.stack), sep="")
 
 
-def change_line(run: run_pb2.Run) -> str:
+def state_text(run: run_pb2.Run) -> str:
     """The state of a run on one line, for `runs watch`."""
-    parts = [f"{datetime.now().astimezone():%H:%M:%S}", status_name(run)]
-    if reason := reason_name(run):
-        parts[-1] += f"/{reason}"
-    parts.append(f"attempt {run.attempt}")
+    parts = [_status_text(run).plain, f"attempt {run.attempt}"]
     if run.recoveries:
         parts.append(f"recoveries {run.recoveries}")
     if run.metadata not in (b"", b"{}"):

@@ -6,8 +6,8 @@ from typing import Final
 
 DONE: Final = 0
 """What was asked is done."""
-RUN_NOT_COMPLETED: Final = 1
-"""A run that was waited for ended otherwise than COMPLETED."""
+NOT_COMPLETED: Final = 1
+"""A run that was waited for ended otherwise than COMPLETED; a worker stopped before all it held was handed back."""
 WRONG_USE: Final = 2
 """An argument, an option, a JSON text or a target is not acceptable."""
 NOT_FOUND: Final = 3

@@ -273,7 +273,7 @@ def _print_end(run: run_pb2.Run, as_json: bool) -> int:
 
 
 def _exit_code(run: run_pb2.Run) -> int:
-    return exit_codes.DONE if run.status == run_pb2.RUN_STATUS_COMPLETED else exit_codes.RUN_NOT_COMPLETED
+    return exit_codes.DONE if run.status == run_pb2.RUN_STATUS_COMPLETED else exit_codes.NOT_COMPLETED
 
 
 def _conditions(status: str | None, task: str | None, tag: str | None) -> list[tuple[str, str]]:

@@ -26,6 +26,9 @@ DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 STOP_DEADLINE_S = 40.0
 """How long `holdfast dev` lets each child stop by itself: longer than the grace of a canceled run."""
 
+WORKER_REFUSED = 3
+"""What `run_worker` returns when the scheduler refused the worker."""
+
 Database = Annotated[
     str | None,
     typer.Option(
@@ -68,21 +71,27 @@ def worker(
     slots: Slots = None,
     processes: Processes = None,
     name: Annotated[str | None, typer.Option(help="Name for people; by default host and process id.")] = None,
-    code_version: Annotated[str, typer.Option(metavar="VERSION", help="Version of your code.")] = "",
+    code_version: Annotated[
+        str | None, typer.Option(envvar="HOLDFAST_VERSION", metavar="VERSION", help="Version of your code.")
+    ] = None,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Run a worker: it executes runs of the tasks that TARGETs define. SIGTERM or Ctrl-C drains it."""
-    from holdfast_worker.main import run_worker
+    from holdfast_worker.main import DEFAULT_PROCESSES, DEFAULT_SLOTS, run_worker
 
-    return run_worker(
-        targets,
-        addresses=list(parse_addresses(scheduler)),
-        namespace=namespace,
-        slots=slots,
-        processes=processes,
-        version=code_version,
-        name=name,
-    )
+    try:
+        code = run_worker(
+            targets,
+            addresses=parse_addresses(scheduler),
+            namespace=namespace,
+            slots=slots or DEFAULT_SLOTS,
+            processes=processes or DEFAULT_PROCESSES,
+            version=code_version,
+            name=name,
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return exit_codes.REFUSED if code == WORKER_REFUSED else code
 
 
 def dev(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
 
 import pytest
-from holdfast.v1.worker_service_pb2 import ConnectRequest, Renew
 
+from holdfast.v1.worker_service_pb2 import ConnectRequest, Renew
 from holdfast_worker import link as links
 
 

@@ -3,7 +3,7 @@
 A frame is a 4-byte big-endian length followed by one serialized protobuf message, `ConnectRequest` from the executor
 and `ConnectResponse` to it. The numbers in them are those of the link, not those of the stream:
 
-From the executor: `hello` first (tasks, sdk) and then
+From the executor: `hello` first (tasks, sdk, and in `slots` its free places) and then
   `reports`  `frame_no` is the executor's own: 1 for its first, +1 for each. With `credit`.
   `credit`   when it changed without a report. `free_places` is how many new bodies it can take;
              `after_start_seq` is how many Starts it had received on this link when it counted.

@@ -86,6 +86,7 @@ class Settings:
         listen: str | None = None,
         insecure: bool = False,
         api_key: str | None = None,
+        reflection: bool = True,
         environment: Mapping[str, str] | None = None,
     ) -> Settings:
         """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults."""
@@ -95,6 +96,7 @@ class Settings:
             listen=listen or found.get("HOLDFAST_LISTEN") or DEFAULT_LISTEN,
             insecure=insecure,
             api_key=found.get("HOLDFAST_API_KEY", "") if api_key is None else api_key,
+            reflection=reflection,
         )
 
     def host_and_port(self) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """Who waits for which run to end or to change. Used on the event loop's thread only.
 
 The engine calls `ended` and `changed` after each commit. For a run that nobody watches this costs one look-up in a
-dictionary. With several replicas an end committed elsewhere is found by `reads.ended_ids`, which the engine may run
+dictionary. With several replicas an end committed elsewhere is found by `reads.ended_watched`, which the engine may run
 each second over `watched()`, and is passed to `noticed`.
 
 Subscribe before reading the database: then an end between the two is not lost. It may be seen twice; sinks take care.
@@ -30,8 +30,8 @@ class Sink(Protocol):
     def ended(self, end: RunEnd) -> None:
         """A watched run ended; it is no longer watched by anybody."""
 
-    def noticed(self, run_id: bytes) -> None:
-        """A watched run was found to have ended; how can be read. It is no longer watched by anybody."""
+    def noticed(self, run_id: bytes, size: int) -> None:
+        """A watched run was found to have ended; how can be read (`size` bytes). Nobody watches it any longer."""
 
     def changed(self, run_id: bytes) -> None:
         """The status or the metadata of a watched run changed."""
@@ -81,14 +81,14 @@ class Watchers:
                     sink.ended(end)
         self._forget_if_empty(namespace)
 
-    def noticed(self, namespace: str, run_ids: Iterable[bytes]) -> None:
-        """Runs were found to have ended, by another replica's commit for example."""
+    def noticed(self, namespace: str, found: Iterable[tuple[bytes, int]]) -> None:
+        """Runs were found to have ended, by another replica's commit for example: (run id, bytes of the result)."""
         runs = self._sinks.get(namespace)
         if runs is None:
             return
-        for run_id in run_ids:
+        for run_id, size in found:
             for sink in runs.pop(run_id, ()):
-                sink.noticed(run_id)
+                sink.noticed(run_id, size)
         self._forget_if_empty(namespace)
 
     def changed(self, namespace: str, run_ids: Iterable[bytes]) -> None:

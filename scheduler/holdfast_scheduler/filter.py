@@ -1,0 +1,174 @@
+"""The filter of lists: conditions joined by AND, such as `status = "FAILED" AND task = "export"`.
+
+The language is the part of AIP-160 that the documented fields need: `field = value`, where the value is a word or a
+text in double quotes with `\\"` and `\\\\` as its escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NoReturn
+
+from holdfast_scheduler import ids
+from holdfast_scheduler.errors import INVALID_ARGUMENT, RefusedError, near_names, shown
+from holdfast_scheduler.model import STATUS_NAMES, ItemFault
+
+_TOKEN: Final = re.compile(
+    r'\s*(?:(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>!=|<=|>=|[=<>()])|(?P<word>[^\s"=<>!()]+))', re.DOTALL
+)
+_STATUSES: Final = {name: number for number, name in STATUS_NAMES.items()}
+_TOKEN_STATUSES: Final = {"PENDING": 1, "COMPLETED": 2, "FAILED": 3, "TIMED_OUT": 4}
+
+
+@dataclass(slots=True)
+class RunFilter:
+    """Which runs; None means any. Instants are microseconds since the Unix epoch."""
+
+    status: int | None = None
+    task: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    batch: bytes | None = None
+    parent: bytes | None = None
+    version: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@dataclass(slots=True)
+class TokenFilter:
+    """Which tokens; None means any."""
+
+    status: int | None = None
+    tag: str | None = None
+
+
+def parse_run_filter(text: str, most: int) -> RunFilter:
+    """The conditions of `text`; `most` is its longest length.
+
+    Raises: RefusedError (INVALID_FILTER) that names the place and the way out.
+    """
+    found = RunFilter()
+    for name, value in _conditions(text, most, _RUN_FIELDS).items():
+        setattr(found, name, value)
+    return found
+
+
+def parse_token_filter(text: str, most: int) -> TokenFilter:
+    """The conditions of `text`; `most` is its longest length.
+
+    Raises: RefusedError (INVALID_FILTER).
+    """
+    return TokenFilter(**_conditions(text, most, _TOKEN_FIELDS))
+
+
+def _conditions(text: str, most: int, fields: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    if len(text) > most:
+        _refuse(f"filter: {len(text):,} characters are more than the limit filter_length of {most:,}")
+    words = _words(text)
+    found: dict[str, Any] = {}
+    at = 0
+    while at < len(words):
+        if at:
+            _, joint, place = words[at]
+            if joint != "AND":
+                _refuse(f"filter: expected AND at character {place + 1}, found {shown(joint)}")
+            at += 1
+        condition = words[at : at + 3]
+        if len(condition) < 3:
+            _refuse(f'filter: {shown(text)} ends early; a condition is written field = "value"')
+        (name_kind, name, place), (_, sign, sign_place), (value_kind, value, value_place) = condition
+        if name_kind != "word" or name not in fields:
+            near = near_names(name, fields) or list(fields)
+            _refuse(f"filter: unknown field {shown(name)} at character {place + 1}; write {' or '.join(near)}")
+        if sign != "=":
+            _refuse(f"filter: expected = after {name} at character {sign_place + 1}, found {shown(sign)}")
+        if value_kind == "sign":
+            _refuse(f"filter: expected a value for {name} at character {value_place + 1}, found {shown(value)}")
+        if name in found:
+            _refuse(f"filter: {name} is given twice; conditions are joined by AND, so one can hold at the most")
+        try:
+            found[name] = fields[name](value)
+        except ValueError as error:
+            _refuse(f"filter: {name} at character {value_place + 1}: {error}")
+        at += 3
+    if words and at == len(words) and words[-1][:2] == ("word", "AND"):
+        _refuse("filter: ends with AND; a condition is missing")
+    return found
+
+
+def _words(text: str) -> list[tuple[str, str, int]]:
+    """(kind, value, place) of each word, sign and text."""
+    words = []
+    at = 0
+    end = len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            place = at + len(text[at:]) - len(text[at:].lstrip())
+            _refuse(
+                f"filter: cannot read {shown(text[place : place + 20])} at character {place + 1}; is a quote missing?"
+            )
+        kind = match.lastgroup or ""
+        value = match[kind]
+        if kind == "text":
+            value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+        words.append((kind, value, match.start(kind)))
+        at = match.end()
+    return words
+
+
+def _refuse(message: str) -> NoReturn:
+    raise RefusedError(ItemFault(INVALID_ARGUMENT, "INVALID_FILTER", message, {"field": "filter"}))
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("contains the character U+0000, which nothing stored has")
+    return value
+
+
+def _one_of(names: Mapping[str, int]) -> Callable[[str], int]:
+    def number(value: str) -> int:
+        try:
+            return names[value.upper()]
+        except KeyError:
+            near = near_names(value.upper(), names) or list(names)
+            raise ValueError(f"{shown(value)} is not a status; write {' or '.join(near)}") from None
+
+    return number
+
+
+def _id(prefix: str) -> Callable[[str], bytes]:
+    return lambda value: ids.from_text(prefix, value)
+
+
+def _instant(value: str) -> int:
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not an instant; write 2026-01-31T12:00:00Z") from None
+    if instant.tzinfo is None:
+        raise ValueError(f"{shown(value)} has no time zone; write 2026-01-31T12:00:00Z")
+    try:
+        return round(instant.timestamp() * 1_000_000)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{shown(value)} is out of range") from None
+
+
+_RUN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {
+    "status": _one_of(_STATUSES),
+    "task": _text,
+    "queue": _text,
+    "tag": _text,
+    "batch": _id(ids.BATCH),
+    "parent": _id(ids.RUN),
+    "version": _text,
+    "created_after": _instant,
+    "created_before": _instant,
+}
+_TOKEN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {"status": _one_of(_TOKEN_STATUSES), "tag": _text}

@@ -1,0 +1,112 @@
+"""The scheduler as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from holdfast_scheduler.errors import MissingExtraError, StartError
+from holdfast_scheduler.settings import Settings
+
+if TYPE_CHECKING:
+    from holdfast_scheduler.database import Database
+
+STOPPED: Final = 0
+USER_ERROR: Final = 2
+
+_EXTRAS: Final = {
+    "sqlalchemy": "scheduler",
+    "alembic": "scheduler",
+    "grpc_health": "scheduler",
+    "grpc_reflection": "scheduler",
+    "cronsim": "scheduler",
+    "psycopg": "postgres",
+}
+
+
+def run_scheduler(
+    *,
+    database_url: str | None = None,
+    listen: str | None = None,
+    insecure: bool = False,
+    api_key: str | None = None,
+    reflection: bool = True,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    None takes HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else `sqlite:///holdfast.db`,
+    `127.0.0.1:4653` and no key. Once it serves it prints one line `scheduler ready address=… database=…`.
+    Returns 0 when it was stopped, 2 after one clear line on stderr when it cannot start: the database is in use or
+    away, the URL or address is bad, the port is taken, an extra is not installed.
+    """
+    settings = Settings.from_environment(
+        database_url=database_url, listen=listen, insecure=insecure, api_key=api_key, reflection=reflection
+    )
+    try:
+        settings.host_and_port()
+        database = _open(settings)
+    except StartError as error:
+        return _explain(error)
+    try:
+        return asyncio.run(_serve(database, settings))
+    except StartError as error:
+        return _explain(error)
+    finally:
+        database.close()
+
+
+def _explain(error: StartError) -> int:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return USER_ERROR
+
+
+def _open(settings: Settings) -> Database:
+    """The database, locked and at the newest schema. Raises: StartError."""
+    try:
+        from holdfast_scheduler.database import Database
+        from holdfast_scheduler.migrations import migrate
+        from holdfast_scheduler.services import server as _needed_later  # noqa: F401
+
+        database = Database.open(settings.database_url)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'holdfast[{extra}]'") from None
+    try:
+        migrate(settings.database_url)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+async def _serve(database: Database, settings: Settings) -> int:
+    from holdfast_scheduler.engine import Engine
+    from holdfast_scheduler.services.server import Server
+    from holdfast_scheduler.services.worker_service import WorkerService
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = Engine(database, settings)
+    server = Server(engine, WorkerService(engine))
+    await engine.start()
+    try:
+        address = await server.start()
+        sys.stdout.write(f"scheduler ready address={address} database={database.url}\n")
+        sys.stdout.flush()
+        await stop.wait()
+        logging.getLogger(__name__).info("stopping")
+        await server.stop()
+    finally:
+        await engine.stop()
+    return STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(run_scheduler())

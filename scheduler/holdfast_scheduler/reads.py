@@ -1,0 +1,433 @@
+"""Every query of the edge. Each function runs in a reader's thread, on a connection that only reads.
+
+Sizes are bounded here: what may be large (outputs, values) is measured by the database first and loaded within a
+budget, so that no request makes the scheduler hold more than a few megabytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Select, and_, func, select
+
+from holdfast_scheduler.filter import RunFilter, TokenFilter
+from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, PENDING, QUEUED
+from holdfast_scheduler.schema import (
+    attempts,
+    batch_items,
+    batches,
+    checkpoints,
+    queues,
+    run_inputs,
+    run_logs,
+    run_metadata,
+    run_results,
+    run_tags,
+    runs,
+    sessions,
+    tokens,
+)
+
+CHILDREN: Final = 1_000  # of a run, in the FULL view
+_CHUNK: Final = 1_000  # ids in one statement, far below either database's limit of parameters
+
+Row = Any  # a SQLAlchemy row whose columns are known by name only
+
+
+def _chunks(run_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for at in range(0, len(run_ids), _CHUNK):
+        yield run_ids[at : at + _CHUNK]
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+_INPUT = and_(run_inputs.c.namespace == runs.c.namespace, run_inputs.c.run_id == runs.c.id)
+_RESULT = and_(run_results.c.namespace == runs.c.namespace, run_results.c.run_id == runs.c.id)
+_METADATA = and_(run_metadata.c.namespace == runs.c.namespace, run_metadata.c.run_id == runs.c.id)
+_SESSION = and_(sessions.c.namespace == runs.c.namespace, sessions.c.id == runs.c.session)
+
+_RUN_COLUMNS = (
+    *(column for column in runs.c if column.name != "parent"),
+    run_inputs.c.created_at,
+    run_inputs.c.parent,
+    run_inputs.c.root,
+    run_inputs.c.batch,
+    run_inputs.c.depth,
+    run_inputs.c.tags,
+    run_inputs.c.key,
+    run_inputs.c.options,
+    run_inputs.c.is_replay,
+    run_results.c.output,
+    run_results.c.error,
+    run_results.c.ended_at,
+    run_results.c.worker.label("last_worker"),
+    run_metadata.c.live.label("metadata"),
+    sessions.c.worker.label("session_worker"),
+)
+_JOINED = (
+    runs.join(run_inputs, _INPUT)
+    .outerjoin(run_results, _RESULT)
+    .outerjoin(run_metadata, _METADATA)
+    .outerjoin(sessions, _SESSION)
+)
+_RUN_SIZE = (
+    func.coalesce(func.length(run_results.c.output), 0)
+    + func.coalesce(func.length(run_results.c.error), 0)
+    + func.coalesce(func.length(run_metadata.c.live), 0)
+).label("size")
+
+
+def run_row(connection: Connection, namespace: str, run_id: bytes) -> Row | None:
+    """One run, for `messages.run_message`."""
+    query = select(*_RUN_COLUMNS).select_from(_JOINED).where(runs.c.namespace == namespace, runs.c.id == run_id)
+    return connection.execute(query).first()
+
+
+def run_rows(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """Those of the runs that exist, for `messages.run_message`. The caller has bounded their sizes."""
+    found = {}
+    for chunk in _chunks(run_ids):
+        query = select(*_RUN_COLUMNS).select_from(_JOINED).where(runs.c.namespace == namespace, runs.c.id.in_(chunk))
+        found.update({row.id: row for row in connection.execute(query)})
+    return found
+
+
+@dataclass(slots=True)
+class RunDetail:
+    """What the FULL view adds to a run's row."""
+
+    row: Row
+    payload: bytes
+    attempts: list[Row]
+    checkpoints: list[Row]
+    children: list[bytes]
+    child_statuses: dict[bytes, int] = field(default_factory=dict)
+    batches: dict[bytes, list[Row]] = field(default_factory=dict)  # batch → rows (run_id, is_cached, error, status)
+
+
+def run_detail(connection: Connection, namespace: str, run_id: bytes, value_budget: int) -> RunDetail | None:
+    """One run in the FULL view. Values of checkpoints are loaded, oldest first, up to `value_budget` bytes."""
+    row = run_row(connection, namespace, run_id)
+    if row is None:
+        return None
+    mine = (checkpoints.c.namespace == namespace, checkpoints.c.run_id == run_id)
+    last = 0
+    size = func.coalesce(func.length(checkpoints.c.value), 0) + func.coalesce(func.length(checkpoints.c.error), 0)
+    for seq, bytes_ in connection.execute(select(checkpoints.c.seq, size).where(*mine).order_by(checkpoints.c.seq)):
+        value_budget -= bytes_
+        if value_budget < 0:
+            break
+        last = seq
+    is_loaded = checkpoints.c.seq <= last
+    columns = [column for column in checkpoints.c if column.name not in ("value", "error")]
+    loaded = (
+        sa.case((is_loaded, checkpoints.c.value)).label("value"),
+        sa.case((is_loaded, checkpoints.c.error)).label("error"),
+    )
+    records = connection.execute(select(*columns, *loaded).where(*mine).order_by(checkpoints.c.seq)).all()
+    payload = select(run_inputs.c.payload).where(run_inputs.c.namespace == namespace, run_inputs.c.run_id == run_id)
+    ended = select(attempts).where(attempts.c.namespace == namespace, attempts.c.run_id == run_id)
+    children = (
+        select(run_inputs.c.run_id)
+        .where(run_inputs.c.namespace == namespace, run_inputs.c.parent == run_id)
+        .order_by(run_inputs.c.run_id)
+        .limit(CHILDREN)
+    )
+    batch_ids = [record.subject for record in records if record.kind in (BATCH, BATCH_TRIGGER) and record.subject]
+    subjects = [record.subject for record in records if record.subject]
+    return RunDetail(
+        row,
+        connection.execute(payload).scalar_one(),
+        list(connection.execute(ended.order_by(attempts.c.fence))),
+        list(records),
+        list(connection.execute(children).scalars()),
+        {ended_id: status for ended_id, status, _ in ended_runs(connection, namespace, subjects)},
+        {batch_id: batch_rows(connection, namespace, batch_id) for batch_id in batch_ids},
+    )
+
+
+def batch_rows(connection: Connection, namespace: str, batch_id: bytes) -> list[Row]:
+    """The items of a batch in input order: run_id, is_cached, error, and the run's status."""
+    query = (
+        select(batch_items.c.run_id, batch_items.c.is_cached, batch_items.c.error, runs.c.status)
+        .select_from(
+            batch_items.outerjoin(
+                runs, and_(runs.c.namespace == batch_items.c.namespace, runs.c.id == batch_items.c.run_id)
+            )
+        )
+        .where(batch_items.c.namespace == namespace, batch_items.c.batch == batch_id)
+        .order_by(batch_items.c.place)
+    )
+    return list(connection.execute(query))
+
+
+def list_runs(
+    connection: Connection, namespace: str, wanted: RunFilter, before: bytes | None, count: int, budget: int
+) -> tuple[list[Row], bytes | None]:
+    """A page of runs, newest first, and the id after which the next one goes on (None on the last page).
+
+    A page ends early where the bytes of outputs, errors and metadata would exceed `budget`.
+    """
+    query = _matching(select(runs.c.id, _RUN_SIZE), namespace, wanted)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    page: list[bytes] = []
+    is_more = False
+    for run_id, size in connection.execute(query.order_by(runs.c.id.desc()).limit(count + 1)):
+        budget -= size
+        if len(page) == count or (page and budget < 0):
+            is_more = True
+            break
+        page.append(run_id)
+    rows = run_rows(connection, namespace, page)
+    return [rows[run_id] for run_id in page if run_id in rows], page[-1] if is_more else None
+
+
+def matching_ids(
+    connection: Connection, namespace: str, wanted: RunFilter, before: bytes | None, count: int
+) -> list[bytes]:
+    """Ids of up to `count` runs that match, newest first, after `before`."""
+    query = _matching(select(runs.c.id), namespace, wanted)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    return list(connection.execute(query.order_by(runs.c.id.desc()).limit(count)).scalars())
+
+
+def _matching(query: Select[Any], namespace: str, wanted: RunFilter) -> Select[Any]:
+    tables = _JOINED
+    query = query.where(runs.c.namespace == namespace)
+    if wanted.tag is not None:
+        tables = tables.join(run_tags, and_(run_tags.c.namespace == runs.c.namespace, run_tags.c.run_id == runs.c.id))
+        query = query.where(run_tags.c.namespace == namespace, run_tags.c.tag == wanted.tag)
+    if wanted.batch is not None:
+        members = select(batch_items.c.run_id).where(
+            batch_items.c.namespace == namespace, batch_items.c.batch == wanted.batch
+        )
+        query = query.where(runs.c.id.in_(members))
+    if wanted.parent is not None:
+        query = query.where(run_inputs.c.namespace == namespace, run_inputs.c.parent == wanted.parent)
+    if wanted.created_after is not None:
+        query = query.where(run_inputs.c.created_at > wanted.created_after)
+    if wanted.created_before is not None:
+        query = query.where(run_inputs.c.created_at < wanted.created_before)
+    for column, value in (
+        (runs.c.status, wanted.status),
+        (runs.c.task, wanted.task),
+        (runs.c.queue, wanted.queue),
+        (runs.c.version, wanted.version),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    return query.select_from(tables)
+
+
+# --- ends and changes -------------------------------------------------------------------------------------------------
+def ended_runs(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> list[tuple[bytes, int, int]]:
+    """(run id, final status, bytes of output and error) of those runs that have ended."""
+    size = func.coalesce(func.length(run_results.c.output), 0) + func.coalesce(func.length(run_results.c.error), 0)
+    found: list[tuple[bytes, int, int]] = []
+    for chunk in _chunks(run_ids):
+        query = (
+            select(runs.c.id, runs.c.status, size)
+            .select_from(runs.outerjoin(run_results, _RESULT))
+            .where(runs.c.namespace == namespace, runs.c.id.in_(chunk), runs.c.status >= COMPLETED)
+        )
+        found += [(run_id, status, bytes_) for run_id, status, bytes_ in connection.execute(query)]
+    return found
+
+
+def ended_watched(connection: Connection, watched: dict[str, list[bytes]]) -> dict[str, list[tuple[bytes, int]]]:
+    """Those of the watched runs that have ended, by namespace: what `Watchers.noticed` is to be told."""
+    return {
+        namespace: [(run_id, size) for run_id, _, size in ended_runs(connection, namespace, run_ids)]
+        for namespace, run_ids in watched.items()
+    }
+
+
+@dataclass(slots=True)
+class Standing:
+    """What AwaitRuns asks of the runs that it is to add."""
+
+    ended: list[tuple[bytes, int, int]]
+    unknown: list[bytes]
+
+
+def standing(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> Standing:
+    """Which of the runs have ended, and which do not exist."""
+    known: set[bytes] = set()
+    for chunk in _chunks(run_ids):
+        query = select(runs.c.id).where(runs.c.namespace == namespace, runs.c.id.in_(chunk))
+        known.update(connection.execute(query).scalars())
+    unknown = [run_id for run_id in run_ids if run_id not in known]
+    return Standing(ended_runs(connection, namespace, list(known)), unknown)
+
+
+def results(
+    connection: Connection, namespace: str, run_ids: Sequence[bytes]
+) -> list[tuple[bytes, int, bytes | None, bytes | None]]:
+    """(run id, final status, output, error) of runs that have ended. The caller has bounded their sizes."""
+    found: list[tuple[bytes, int, bytes | None, bytes | None]] = []
+    for chunk in _chunks(run_ids):
+        query = (
+            select(runs.c.id, runs.c.status, run_results.c.output, run_results.c.error)
+            .select_from(runs.outerjoin(run_results, _RESULT))
+            .where(runs.c.namespace == namespace, runs.c.id.in_(chunk), runs.c.status >= COMPLETED)
+        )
+        found += [(run_id, status, output, error) for run_id, status, output, error in connection.execute(query)]
+    return found
+
+
+def stamps(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, tuple[Any, ...]]:
+    """For each run something that differs whenever its shown state does: each report raises `last_report`."""
+    found = {}
+    for chunk in _chunks(run_ids):
+        query = select(
+            runs.c.id, runs.c.status, runs.c.reason, runs.c.fence, runs.c.last_report, runs.c.due_at, runs.c.attempt
+        ).where(runs.c.namespace == namespace, runs.c.id.in_(chunk))
+        found.update({row.id: tuple(row) for row in connection.execute(query)})
+    return found
+
+
+def tagged_ids(connection: Connection, namespace: str, tag: str, count: int) -> list[bytes]:
+    """The newest runs with a tag."""
+    query = select(run_tags.c.run_id).where(run_tags.c.namespace == namespace, run_tags.c.tag == tag)
+    return list(connection.execute(query.order_by(run_tags.c.run_id.desc()).limit(count)).scalars())
+
+
+def batch_members(connection: Connection, namespace: str, batch_id: bytes) -> list[bytes] | None:
+    """The runs of a batch in input order; None when there is no such batch."""
+    there_is = select(batches.c.id).where(batches.c.namespace == namespace, batches.c.id == batch_id)
+    if connection.execute(there_is).first() is None:
+        return None
+    query = (
+        select(batch_items.c.run_id)
+        .where(batch_items.c.namespace == namespace, batch_items.c.batch == batch_id, batch_items.c.run_id.is_not(None))
+        .order_by(batch_items.c.place)
+    )
+    return list(dict.fromkeys(connection.execute(query).scalars()))
+
+
+# --- replay, explain, logs --------------------------------------------------------------------------------------------
+def replay_source(connection: Connection, namespace: str, run_id: bytes) -> Row | None:
+    """The inputs of a run: task, payload, fingerprint, options."""
+    query = select(run_inputs.c.task, run_inputs.c.payload, run_inputs.c.fingerprint, run_inputs.c.options).where(
+        run_inputs.c.namespace == namespace, run_inputs.c.run_id == run_id
+    )
+    return connection.execute(query).first()
+
+
+@dataclass(slots=True)
+class Situation:
+    """What `explain` looks at."""
+
+    row: Row
+    pending: list[Row]  # checkpoints, with the status and task of the child or the batch's remaining items
+    last_error: bytes | None  # of the last attempt that ended
+    ahead: int  # runs that are claimable before it in its queue
+
+
+def situation(connection: Connection, namespace: str, run_id: bytes) -> Situation | None:
+    """The rows that say why a run does not progress."""
+    row = run_row(connection, namespace, run_id)
+    if row is None:
+        return None
+    child = runs.alias("child")
+    pending = (
+        select(
+            checkpoints.c.kind,
+            checkpoints.c.name,
+            checkpoints.c.subject,
+            checkpoints.c.due_at,
+            checkpoints.c.location,
+            child.c.status.label("child_status"),
+            batches.c.remaining,
+        )
+        .select_from(
+            checkpoints.outerjoin(
+                child, and_(child.c.namespace == checkpoints.c.namespace, child.c.id == checkpoints.c.subject)
+            ).outerjoin(
+                batches, and_(batches.c.namespace == checkpoints.c.namespace, batches.c.id == checkpoints.c.subject)
+            )
+        )
+        .where(checkpoints.c.namespace == namespace, checkpoints.c.run_id == run_id, checkpoints.c.status == PENDING)
+        .order_by(checkpoints.c.seq)
+        .limit(100)
+    )
+    last_error = (
+        select(attempts.c.error)
+        .where(attempts.c.namespace == namespace, attempts.c.run_id == run_id)
+        .order_by(attempts.c.fence.desc())
+        .limit(1)
+    )
+    ahead = 0
+    if row.status == QUEUED:
+        before = sa.or_(runs.c.order_at < row.order_at, and_(runs.c.order_at == row.order_at, runs.c.id < row.id))
+        counted = select(func.count()).where(
+            runs.c.namespace == namespace,
+            runs.c.status == QUEUED,
+            runs.c.session.is_(None),
+            runs.c.queue == row.queue,
+            before,
+        )
+        ahead = connection.execute(counted).scalar_one()
+    return Situation(row, list(connection.execute(pending)), connection.execute(last_error).scalar(), ahead)
+
+
+def log_rows(
+    connection: Connection, namespace: str, run_id: bytes, after: tuple[int, int, int] | None, count: int
+) -> list[Row]:
+    """Log records of a run, oldest first: fence, report, place, record."""
+    place = sa.tuple_(run_logs.c.fence, run_logs.c.report, run_logs.c.place)
+    query = select(run_logs.c.fence, run_logs.c.report, run_logs.c.place, run_logs.c.record).where(
+        run_logs.c.namespace == namespace, run_logs.c.run_id == run_id
+    )
+    if after is not None:
+        query = query.where(place > sa.tuple_(*(sa.literal(number) for number in after)))
+    return list(connection.execute(query.order_by(run_logs.c.fence, run_logs.c.report, run_logs.c.place).limit(count)))
+
+
+def run_exists(connection: Connection, namespace: str, run_id: bytes) -> bool:
+    """Whether there is such a run."""
+    query = select(runs.c.id).where(runs.c.namespace == namespace, runs.c.id == run_id)
+    return connection.execute(query).first() is not None
+
+
+# --- tokens and queues ------------------------------------------------------------------------------------------------
+def token_row(connection: Connection, namespace: str, token_id: bytes) -> Row | None:
+    """One token, for `messages.token_message`."""
+    return connection.execute(select(tokens).where(tokens.c.namespace == namespace, tokens.c.id == token_id)).first()
+
+
+def list_tokens(
+    connection: Connection, namespace: str, wanted: TokenFilter, before: bytes | None, count: int
+) -> list[Row]:
+    """Tokens, newest first, after `before`, without their data."""
+    columns = [column for column in tokens.c if column.name not in ("data", "error")]
+    query = select(*columns, sa.null().label("data"), sa.null().label("error")).where(tokens.c.namespace == namespace)
+    if before is not None:
+        query = query.where(tokens.c.id < before)
+    if wanted.status is not None:
+        query = query.where(tokens.c.status == wanted.status)
+    if wanted.tag is not None:
+        # Tags are a JSON list; a quoted tag cannot be a part of another one.
+        spellings = {json.dumps(wanted.tag), json.dumps(wanted.tag, ensure_ascii=False)}
+        query = query.where(sa.or_(*(tokens.c.tags.contains(spelling, autoescape=True) for spelling in spellings)))
+    return list(connection.execute(query.order_by(tokens.c.id.desc()).limit(count)))
+
+
+def queue_rows(connection: Connection, namespace: str) -> dict[str, Row]:
+    """The queues that have a row, by name."""
+    return {row.name: row for row in connection.execute(select(queues).where(queues.c.namespace == namespace))}
+
+
+def queue_counts(connection: Connection, namespace: str, names: Sequence[str]) -> dict[tuple[str, int], int]:
+    """How many open runs of each queue there are in each status."""
+    query = (
+        select(runs.c.queue, runs.c.status, func.count())
+        .where(runs.c.namespace == namespace, runs.c.queue.in_(names), runs.c.status < COMPLETED)
+        .group_by(runs.c.queue, runs.c.status)
+    )
+    return {(queue, status): count for queue, status, count in connection.execute(query)}

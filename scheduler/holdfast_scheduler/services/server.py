@@ -1,0 +1,126 @@
+"""The gRPC server: services, health, reflection, limits; start and graceful stop."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import OVERALL_HEALTH
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
+from grpc_reflection.v1alpha import reflection
+
+from holdfast.v1 import (
+    queue_service_pb2,
+    queue_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    schedule_service_pb2,
+    schedule_service_pb2_grpc,
+    task_pb2,
+    task_pb2_grpc,
+    token_service_pb2,
+    token_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
+from holdfast_scheduler.errors import ListenError
+from holdfast_scheduler.services.interceptors import FaultInterceptor, KeyInterceptor
+from holdfast_scheduler.services.queue_service import QueueService
+from holdfast_scheduler.services.run_service import RunService
+from holdfast_scheduler.services.schedule_service import ScheduleService
+from holdfast_scheduler.services.seam import Engine
+from holdfast_scheduler.services.task_service import TaskService
+from holdfast_scheduler.services.token_service import TokenService
+
+MESSAGE_BYTES: Final = 20 * 1024 * 1024
+"""Most bytes of one message either way: a batch of 16 MiB with its surroundings. Streams enforce their own 4 MiB."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    # Two schedulers on one port would share the connections between them: the second must fail instead.
+    ("grpc.so_reuseport", 0),
+    # A dead peer is noticed within 15 s, and clients may ping as often as every 5 s while they have no call open.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class WorkerService(Protocol):
+    """What the server needs of the service that workers speak to."""
+
+    def announce_stop(self) -> None:
+        """Tell every connected worker to connect elsewhere."""
+
+
+class Server:
+    """All services on one port. Must be made in a running event loop."""
+
+    def __init__(self, engine: Engine, worker_service: WorkerService | None = None) -> None:
+        self._engine = engine
+        self._settings = engine.settings
+        self._worker_service = worker_service
+        interceptors: list[Any] = [FaultInterceptor()]
+        if self._settings.api_key:
+            interceptors.insert(0, KeyInterceptor(self._settings.api_key))
+        self._server = aio.server(interceptors=interceptors, options=_OPTIONS)
+        self._health = health_aio.HealthServicer()
+        self._names = self._register()
+        self.address = ""
+
+    def _register(self) -> list[str]:
+        server, engine = self._server, self._engine
+        added: list[tuple[Any, Any, Any]] = [
+            (run_service_pb2, run_service_pb2_grpc.add_RunServiceServicer_to_server, RunService(engine)),
+            (task_pb2, task_pb2_grpc.add_TaskServiceServicer_to_server, TaskService(engine)),
+            (token_service_pb2, token_service_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(engine)),
+            (queue_service_pb2, queue_service_pb2_grpc.add_QueueServiceServicer_to_server, QueueService(engine)),
+            (schedule_service_pb2, schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server, ScheduleService()),
+        ]
+        if self._worker_service is not None:
+            add_worker_service = worker_service_pb2_grpc.add_WorkerServiceServicer_to_server
+            added.append((worker_service_pb2, add_worker_service, self._worker_service))
+        names = []
+        for module, add, service in added:
+            add(service, server)
+            names += [found.full_name for found in module.DESCRIPTOR.services_by_name.values()]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
+        return names
+
+    async def start(self) -> str:
+        """Listen and serve; returns the address with the real port.
+
+        Raises: ListenError when the address is malformed, not allowed, or taken.
+        """
+        host, port = self._settings.host_and_port()
+        shown_host = f"[{host}]" if ":" in host else host
+        try:
+            bound = self._server.add_insecure_port(f"{shown_host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise ListenError(
+                f"cannot listen on {shown_host}:{port}: another process has the port, or the address is not this "
+                "machine's; choose another one with --listen HOST:PORT"
+            )
+        await self._server.start()
+        for name in (OVERALL_HEALTH, *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.address = f"{shown_host}:{bound}"
+        return self.address
+
+    async def stop(self) -> None:
+        """Stop gracefully: say so, let calls in flight end within `settings.stop_grace`, then cut off the rest."""
+        await self._health.enter_graceful_shutdown()
+        if self._worker_service is not None:
+            self._worker_service.announce_stop()
+        self._engine.watchers.stop()
+        await self._server.stop(self._settings.stop_grace)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack, overload
 
-from holdfast import _scope, durations, failures, payloads, registry, signature
+from holdfast import _scope, batch, durations, failures, payloads, registry, signature, triggering
 from holdfast._scope import RunScope
+from holdfast.batch import Item
 from holdfast.durations import Duration
 from holdfast.errors import (
     InvalidOutputError,
@@ -18,9 +19,13 @@ from holdfast.errors import (
     TaskDefinitionError,
     TooLargeError,
 )
+from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult
+from holdfast.options import BatchOptions, BatchWaitOptions, TriggerOptions, WaitOptions
 from holdfast.payloads import Codec
 from holdfast.queues import Queue
 from holdfast.retry import Retry
+from holdfast.signature import NO_PAYLOAD
+from holdfast.triggering import MISSING
 from holdfast.v1.payload_pb2 import Payload, TaskError
 from holdfast.v1.task_pb2 import TaskDefinition
 
@@ -76,6 +81,74 @@ class Task(Generic[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plain function: no run is made, nothing is durable but what a surrounding run makes so."""
         return self.function(*args, **kwargs)
+
+    @overload
+    def trigger(self: Task[None, R], **options: Unpack[TriggerOptions]) -> Coroutine[Any, Any, RunHandle[R]]: ...
+    @overload
+    def trigger(self, payload: P, **options: Unpack[TriggerOptions]) -> Coroutine[Any, Any, RunHandle[R]]: ...
+    def trigger(self, payload: Any = MISSING, **options: Any) -> Coroutine[Any, Any, RunHandle[R]]:
+        """Make a run. Durable inside a run: re-entry returns the same handle. The options are those of
+        `TriggerOptions`.
+
+        Raises: InvalidPayloadError, TooLargeError, InvalidKeyError, InvalidDurationError, TaskNotFoundError,
+        TriggerError, SchedulerUnavailableError.
+        """
+        return triggering.trigger(self, payload, options)
+
+    @overload
+    def trigger_and_wait(self: Task[None, R], **options: Unpack[WaitOptions]) -> Coroutine[Any, Any, RunResult[R]]: ...
+    @overload
+    def trigger_and_wait(self, payload: P, **options: Unpack[WaitOptions]) -> Coroutine[Any, Any, RunResult[R]]: ...
+    def trigger_and_wait(self, payload: Any = MISSING, **options: Any) -> Coroutine[Any, Any, RunResult[R]]:
+        """Make a child and wait for its end, without a slot. A failed child does not raise: see `ok` and `unwrap()`.
+
+        The options are those of `WaitOptions`.
+
+        Raises: NotInRunError outside a run; otherwise as `trigger`.
+        """
+        return triggering.trigger_and_wait(self, payload, options)
+
+    def batch_trigger(
+        self, items: Iterable[P | Item[R]], **options: Unpack[BatchOptions]
+    ) -> Coroutine[Any, Any, BatchHandle[R]]:
+        """Make up to 1,000 runs in one commit. An item is a payload, or `task.item(payload, ...)` with options.
+
+        Raises: as `batch.trigger`.
+        """
+        return batch.trigger_items(self._items(items), options, f"{self.id}.batch_trigger()")
+
+    def batch_trigger_and_wait(
+        self, items: Iterable[P | Item[R]], **options: Unpack[BatchWaitOptions]
+    ) -> Coroutine[Any, Any, BatchResult[R]]:
+        """Make up to 1,000 children in one commit and wait until all have ended; results come in input order.
+
+        Raises: as `batch.trigger_and_wait`.
+        """
+        return batch.trigger_items_and_wait(self._items(items), options, f"{self.id}.batch_trigger_and_wait()")
+
+    @overload
+    def item(self: Task[None, R], **options: Unpack[TriggerOptions]) -> Item[R]: ...
+    @overload
+    def item(self, payload: P, **options: Unpack[TriggerOptions]) -> Item[R]: ...
+    def item(self, payload: Any = MISSING, **options: Any) -> Item[R]:
+        """One item of a batch, with options of its own."""
+        return Item(self, payload, options)
+
+    def _items(self, given: Iterable[P | Item[R]]) -> list[Item[R]]:
+        return [each if isinstance(each, Item) else Item(self, each, {}) for each in given]
+
+    def payload_or_default(self, payload: Any) -> Any:
+        """`payload`, or the default of the function's parameter when it was left out.
+
+        Raises: InvalidPayloadError when it was left out and there is none, or given to a task that takes none.
+        """
+        if payload is MISSING:
+            if self.signature.default is NO_PAYLOAD:
+                raise InvalidPayloadError(f"Task {self.id!r} needs a payload; pass it to trigger().")
+            return self.signature.default
+        if self.signature.payload is None and payload is not None:
+            raise InvalidPayloadError(f"Task {self.id!r} takes no payload: its function has no parameter for one.")
+        return payload
 
     # What the worker needs of it
 

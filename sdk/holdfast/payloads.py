@@ -34,10 +34,10 @@ class Codec(Generic[T]):
     `what` is what errors call the value, for example "payload of task 'export'".
     """
 
-    def __init__(self, annotation: Any, what: str) -> None:
+    def __init__(self, annotation: Any, what: str, adapter: TypeAdapter[T] | None = None) -> None:
         self.annotation = annotation
         self.what = what
-        self._adapter: TypeAdapter[T] | None = None
+        self._adapter = adapter
 
     @property
     def adapter(self) -> TypeAdapter[T]:

@@ -1,0 +1,110 @@
+"""How the SDK asks the surrounding run for a durable call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from google.protobuf.duration_pb2 import Duration as DurationMessage
+
+from holdfast import _scope, durations, failures, rpc_errors
+from holdfast._scope import DurableCall, RunScope
+from holdfast.durations import Duration
+from holdfast.errors import InRunError, NotInRunError
+from holdfast.v1 import payload_pb2
+from holdfast.v1.run_pb2 import CHECKPOINT_STATUS_SUCCEEDED, Checkpoint
+
+T = TypeVar("T")
+
+_step: ContextVar[str] = ContextVar("holdfast_step", default="")
+
+
+def scope_of(call: str) -> RunScope | None:
+    """The scope of the run that `call` is made in; None outside a run.
+
+    Raises: InRunError inside a step, and in a thread, where nothing can be awaited.
+    """
+    scope = _scope.current()
+    if scope is None:
+        return None
+    _refuse_in_step(call)
+    if asyncio._get_running_loop() is None:
+        raise InRunError(
+            f"{call} in a thread of a run cannot be awaited. In a `def` task use holdfast.sync, where the same names "
+            "block (for a task: my_task.sync.trigger(...))."
+        )
+    return scope
+
+
+def require_scope(call: str, outside: str = "") -> RunScope:
+    """The scope of the run that `call` is made in. `outside` says what to use outside one.
+
+    Raises: NotInRunError outside a run; InRunError as `scope_of`.
+    """
+    scope = scope_of(call)
+    if scope is None:
+        raise NotInRunError(f"{call} is only possible inside a run.{' ' if outside else ''}{outside}")
+    return scope
+
+
+def ask(scope: RunScope, call: DurableCall, convert: Callable[[Checkpoint], T]) -> Coroutine[Any, Any, T]:
+    """Make a durable call. It takes its identity now; the coroutine yields what `convert` makes of the checkpoint."""
+    return _settle(scope.call(call), convert)
+
+
+async def _settle(settled: Awaitable[Checkpoint], convert: Callable[[Checkpoint], T]) -> T:
+    return convert(await settled)
+
+
+def check_triggered(checkpoint: Checkpoint) -> None:
+    """Raises: TriggerError or the like when the scheduler recorded that there is no run."""
+    if (
+        checkpoint.status != CHECKPOINT_STATUS_SUCCEEDED
+        and checkpoint.error.kind == payload_pb2.TASK_ERROR_KIND_NOT_TRIGGERED
+    ):
+        raise rpc_errors.of_checkpoint(failures.to_info(checkpoint.error))
+
+
+def timeout_of(value: Duration | None, name: str) -> DurationMessage | None:
+    """The time limit of a durable call. Raises: InvalidDurationError."""
+    return None if value is None else durations.to_message(value, name)
+
+
+def on_loop(call: str, act: Callable[[RunScope], T]) -> T:
+    """Do something that needs no waiting, on the loop that the body belongs to: a `def` body is in a thread.
+
+    Raises: NotInRunError outside a run; InRunError inside a step.
+    """
+    scope = _scope.current()
+    if scope is None:
+        raise NotInRunError(f"{call} is only possible inside a run.")
+    _refuse_in_step(call)
+    if asyncio._get_running_loop() is not None:
+        return act(scope)
+
+    async def make() -> T:
+        return act(scope)
+
+    return scope.block_on(make)
+
+
+@contextmanager
+def inside_step(name: str) -> Iterator[None]:
+    """Marks what runs here as the inside of a step."""
+    token = _step.set(name)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+def _refuse_in_step(call: str) -> None:
+    step = _step.get()
+    if step:
+        raise InRunError(
+            f"{call} inside the step {step!r}: a step that has its result is not run again, so what it calls would be "
+            "lost. Call it in the task's body, before or after the step."
+        )

@@ -1,0 +1,157 @@
+"""The `task` decorator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar, overload
+
+from holdfast import registry
+from holdfast._task import Task
+from holdfast.context import AbortSignal, Context
+from holdfast.durations import Duration
+from holdfast.queues import Queue
+from holdfast.retry import Retry
+
+P = TypeVar("P")
+R = TypeVar("R")
+PayloadT = TypeVar("PayloadT", contravariant=True)
+OutputT = TypeVar("OutputT", covariant=True)
+
+
+# The shapes that a task's function may have. `ctx` and `signal` are recognised by name, in any order.
+
+
+class _PayloadCtx(Protocol[PayloadT, OutputT]):
+    def __call__(self, payload: PayloadT, /, *, ctx: Context) -> OutputT: ...
+
+
+class _PayloadSignal(Protocol[PayloadT, OutputT]):
+    def __call__(self, payload: PayloadT, /, *, signal: AbortSignal) -> OutputT: ...
+
+
+class _PayloadBoth(Protocol[PayloadT, OutputT]):
+    def __call__(self, payload: PayloadT, /, *, ctx: Context, signal: AbortSignal) -> OutputT: ...
+
+
+class _Ctx(Protocol[OutputT]):
+    def __call__(self, *, ctx: Context) -> OutputT: ...
+
+
+class _Signal(Protocol[OutputT]):
+    def __call__(self, *, signal: AbortSignal) -> OutputT: ...
+
+
+class _Both(Protocol[OutputT]):
+    def __call__(self, *, ctx: Context, signal: AbortSignal) -> OutputT: ...
+
+
+class TaskDecorator:
+    """What `@task(...)` with options applies to the function."""
+
+    def __init__(self, options: Mapping[str, Any], local_names: Mapping[str, Any]) -> None:
+        self._options = options
+        self._local_names = local_names
+
+    @overload
+    def __call__(self, function: Callable[[], Awaitable[R]]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Ctx[Awaitable[R]]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Signal[Awaitable[R]]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Both[Awaitable[R]]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: Callable[[P], Awaitable[R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadCtx[P, Awaitable[R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadSignal[P, Awaitable[R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadBoth[P, Awaitable[R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[[], R]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Ctx[R]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Signal[R]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: _Both[R]) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: Callable[[P], R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadCtx[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadSignal[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: _PayloadBoth[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Task[Any, Any]:
+        made: Task[Any, Any] = Task(function, **self._options, local_names=self._local_names)
+        registry.add(made)
+        return made
+
+
+@overload
+def task(function: Callable[[], Awaitable[R]], /) -> Task[None, R]: ...
+@overload
+def task(function: _Ctx[Awaitable[R]], /) -> Task[None, R]: ...
+@overload
+def task(function: _Signal[Awaitable[R]], /) -> Task[None, R]: ...
+@overload
+def task(function: _Both[Awaitable[R]], /) -> Task[None, R]: ...
+@overload
+def task(function: Callable[[P], Awaitable[R]], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadCtx[P, Awaitable[R]], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadSignal[P, Awaitable[R]], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadBoth[P, Awaitable[R]], /) -> Task[P, R]: ...
+@overload
+def task(function: Callable[[], R], /) -> Task[None, R]: ...
+@overload
+def task(function: _Ctx[R], /) -> Task[None, R]: ...
+@overload
+def task(function: _Signal[R], /) -> Task[None, R]: ...
+@overload
+def task(function: _Both[R], /) -> Task[None, R]: ...
+@overload
+def task(function: Callable[[P], R], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadCtx[P, R], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadSignal[P, R], /) -> Task[P, R]: ...
+@overload
+def task(function: _PayloadBoth[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    id: str | None = None,
+    retry: Retry | None = None,
+    queue: Queue | str | None = None,
+    max_duration: Duration | None = None,
+    timeout: Duration | None = None,
+    ttl: Duration | None = None,
+    max_recoveries: int | None = None,
+) -> TaskDecorator: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Register a function as a task: `@task`, or `@task(id="export-invoices", retry=Retry(max_attempts=5))`.
+
+    The function, `async def` or `def`, takes the payload (or nothing) and, when its signature asks for them by name,
+    `ctx` (`Context`) and `signal` (`AbortSignal`). The payload's and the output's types come from its annotations.
+
+    `id` is unique in the namespace; by default the function's name. `retry` says how failed attempts are retried (3
+    attempts by default), `queue` where runs wait (by default in a queue of the task's own), `max_duration` the longest
+    executing time of one attempt, `timeout` the longest wall-clock time of the run, `ttl` how long a run may wait for
+    its first start, `max_recoveries` how often it is dispatched again when workers are lost (10 by default).
+
+    Raises: TaskDefinitionError, DuplicateTaskError, InvalidDurationError.
+    """
+    decorator = TaskDecorator(options, local_names_of_caller(2))
+    return decorator if function is None else decorator(function)
+
+
+def local_names_of_caller(depth: int) -> Mapping[str, Any]:
+    """The local names at the definition, which annotations may use; nothing at the top of a module."""
+    frame = sys._getframe(depth)
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)

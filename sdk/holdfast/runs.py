@@ -1,0 +1,215 @@
+"""Runs: look at them, cancel, replay, reschedule and watch them.
+
+Inside a run these are plain requests, not durable calls: wrap them in a `step` to have their result recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from holdfast import client, durations, filters, ids, options, payloads, rpc_errors, texts
+from holdfast.durations import Duration
+from holdfast.errors import InvalidArgumentError
+from holdfast.handles import RunHandle
+from holdfast.run import Attempt, CheckpointView, Run, of_message
+from holdfast.statuses import RunStatus
+from holdfast.v1 import run_service_pb2
+from holdfast.v1.run_service_pb2 import (
+    CancelRunRequest,
+    GetRunRequest,
+    ListRunsRequest,
+    ReplayRunRequest,
+    RescheduleRunRequest,
+    WatchRunsRequest,
+)
+
+__all__ = [
+    "Attempt",
+    "CheckpointView",
+    "Run",
+    "RunPage",
+    "RunStatus",
+    "cancel",
+    "iterate",
+    "list",
+    "replay",
+    "reschedule",
+    "retrieve",
+    "subscribe",
+]
+
+_KEEP: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """A page of runs, newest first."""
+
+    runs: tuple[Run, ...]
+    next_page_token: str
+    """Empty on the last page; otherwise the `page_token` of the next."""
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+async def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
+    """A run as it stands; `full` also brings payload, attempts, checkpoints and children.
+
+    Raises: NotFoundError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
+    request = GetRunRequest(namespace=asked.settings.namespace, run_id=_id(run), view=view)
+    return of_message((await asked.call(lambda endpoint: endpoint.runs.GetRun, request)).run)
+
+
+async def list(
+    *,
+    status: RunStatus | str | None = None,
+    task: str | None = None,
+    queue: str | None = None,
+    tag: str | None = None,
+    batch: str | None = None,
+    parent: RunHandle[Any] | str | None = None,
+    version: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int = 50,
+    page_token: str = "",
+) -> RunPage:
+    """A page of runs that meet all conditions, newest first; at most `limit` (1 to 1,000).
+
+    Raises: InvalidArgumentError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    request = ListRunsRequest(
+        namespace=asked.settings.namespace,
+        page_size=filters.page_size(limit),
+        page_token=page_token,
+        filter=filters.build(
+            status=None if status is None else str(status),
+            task=task,
+            queue=queue,
+            tag=tag,
+            batch=batch,
+            parent=None if parent is None else _id(parent),
+            version=version,
+            created_after=created_after,
+            created_before=created_before,
+        ),
+    )
+    response = await asked.call(lambda endpoint: endpoint.runs.ListRuns, request)
+    return RunPage(tuple(of_message(run) for run in response.runs), response.next_page_token)
+
+
+async def iterate(**conditions: Any) -> AsyncIterator[Run]:
+    """All runs that meet the conditions of `list`, page by page: `async for run in runs.iterate(status="FAILED")`."""
+    while True:
+        page = await list(**conditions)
+        for run in page:
+            yield run
+        if not page.next_page_token:
+            return
+        conditions["page_token"] = page.next_page_token
+
+
+async def cancel(run: RunHandle[Any] | str) -> Run:
+    """Cancel a run and the children it waits for; returns the run as it stands then.
+
+    Once this has returned the run will end CANCELED, unless it had ended before.
+
+    Raises: NotFoundError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    request = CancelRunRequest(namespace=asked.settings.namespace, run_id=_id(run))
+    return of_message((await asked.call(lambda endpoint: endpoint.runs.CancelRun, request)).run)
+
+
+async def replay(run: RunHandle[Any] | str, payload: Any = _KEEP) -> RunHandle[Any]:
+    """Make a new run with the payload of an old one, or with another.
+
+    Raises: NotFoundError, PayloadError, TooLargeError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    request = ReplayRunRequest(namespace=asked.settings.namespace, run_id=_id(run), new_run_id=ids.new_run_id())
+    if payload is not _KEEP:
+        request.payload.data = payloads.encode_any(payload, "payload")
+    handle = (await asked.call(lambda endpoint: endpoint.runs.ReplayRun, request)).handle
+    task_id = run.task_id if isinstance(run, RunHandle) else ""
+    return RunHandle(handle.run_id, task_id, payloads.anything, is_cached=handle.is_cached, client=asked)
+
+
+async def reschedule(run: RunHandle[Any] | str, when: Duration | datetime) -> Run:
+    """Move the start of a DELAYED run: to this long from now, or to an instant with a time zone.
+
+    Raises: NotFoundError, WrongStatusError, InvalidDurationError, InvalidArgumentError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    until: Timestamp | None = None
+    delay = None
+    if isinstance(when, datetime):
+        until = options.instant(when, "when")
+    else:
+        delay = durations.to_message(when, "when")
+    request = RescheduleRunRequest(namespace=asked.settings.namespace, run_id=_id(run), delay=delay, until=until)
+    return of_message((await asked.call(lambda endpoint: endpoint.runs.RescheduleRun, request)).run)
+
+
+async def subscribe(
+    run: RunHandle[Any] | str | None = None, *, tag: str | None = None, batch: str | None = None
+) -> AsyncIterator[Run]:
+    """The state of one run, of all with a tag, or of a batch, now and at each change.
+
+    For one run it ends with the run. A break is mended where it was: no last state is missed.
+
+    Raises: InvalidArgumentError, NotFoundError, SchedulerUnavailableError.
+    """
+    if sum(given is not None for given in (run, tag, batch)) != 1:
+        raise InvalidArgumentError("runs.subscribe: name one of a run, a tag and a batch.")
+    asked = client.current()
+    connection = asked.connection
+    request = WatchRunsRequest(namespace=asked.settings.namespace)
+    if run is not None:
+        request.run_id = _id(run)
+    elif tag is not None:
+        request.tag = tag
+    elif batch is not None:
+        request.batch_id = batch
+    clock = asyncio.get_running_loop().time
+    back_off, heard_at = connection.back_off(), clock()
+    while True:
+        endpoint = connection.endpoint()
+        call = endpoint.runs.WatchRuns(request, metadata=connection.metadata)
+        try:
+            async for response in call:
+                back_off, heard_at = connection.back_off(), clock()
+                request.cursor = response.cursor
+                state = of_message(response.run)
+                yield state
+                if run is not None and state.is_final:
+                    return
+        except grpc.aio.AioRpcError as error:
+            pause = back_off.next()
+            if not rpc_errors.may_repeat(error) or clock() + pause - heard_at >= connection.settings.deadline:
+                raise rpc_errors.of_call(error, connection.settings.shown_addresses) from None
+        else:
+            pause = back_off.next()
+        finally:
+            call.cancel()
+        connection.fail_over(endpoint)
+        await asyncio.sleep(pause)
+
+
+def _id(run: RunHandle[Any] | str) -> str:
+    return run.id if isinstance(run, RunHandle) else texts.check(run, "run id")

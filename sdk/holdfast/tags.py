@@ -1,0 +1,18 @@
+"""Tags of the run: labels by which runs are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast import _calls, texts
+
+
+def add(*tags: str | Sequence[str]) -> None:
+    """Add tags to the current run; it can have 10, of at most 128 characters each.
+
+    Raises: NotInRunError, InvalidArgumentError.
+    """
+    flat = [tag for given in tags for tag in texts.check_tags(given)]
+    checked = texts.check_tags(flat)
+    if checked:
+        _calls.on_loop("tags.add()", lambda scope: scope.add_tags(checked))

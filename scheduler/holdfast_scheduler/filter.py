@@ -78,6 +78,8 @@ def _conditions(text: str, most: int, fields: Mapping[str, Callable[[str], Any]]
                 _refuse(f"filter: expected AND at character {place + 1}, found {shown(joint)}")
             at += 1
         condition = words[at : at + 3]
+        if not condition:
+            _refuse("filter: ends with AND; a condition is missing")
         if len(condition) < 3:
             _refuse(f'filter: {shown(text)} ends early; a condition is written field = "value"')
         (name_kind, name, place), (_, sign, sign_place), (value_kind, value, value_place) = condition
@@ -95,8 +97,6 @@ def _conditions(text: str, most: int, fields: Mapping[str, Callable[[str], Any]]
         except ValueError as error:
             _refuse(f"filter: {name} at character {value_place + 1}: {error}")
         at += 3
-    if words and at == len(words) and words[-1][:2] == ("word", "AND"):
-        _refuse("filter: ends with AND; a condition is missing")
     return found
 
 

@@ -61,7 +61,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         self._engine = engine
         self._limits = engine.settings.limits
 
-    # --- triggering ----------------------------------------------------------------------------------------------------
+    # --- triggering --------------------------------------------------------------------------------------------------
     async def Trigger(self, request: pb.TriggerRequest, context: Context) -> pb.TriggerResponse:
         """Make runs; a bad item fails alone."""
         namespace = convert.namespace_from(request.namespace, self._limits)
@@ -137,7 +137,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         handle: Handle = outcome
         return handle
 
-    # --- showing -------------------------------------------------------------------------------------------------------
+    # --- showing -----------------------------------------------------------------------------------------------------
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """One run."""
         namespace, run_id = self._run(request)
@@ -220,7 +220,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         async for response in AwaitedRuns(self._engine).responses(request_iterator):
             yield response
 
-    # --- changing ------------------------------------------------------------------------------------------------------
+    # --- changing ----------------------------------------------------------------------------------------------------
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         """Cancel a run."""
         namespace, run_id = self._run(request)

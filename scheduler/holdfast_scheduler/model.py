@@ -105,15 +105,70 @@ class Run:
     last_report: int
     settled: int  # checkpoints settled so far: the source of settled_order
     pushed: int  # settled_order of the last settlement that was pushed to the worker (see Park in the contract)
+    seen: int  # what of it the execution had seen when it parked
     last_seq: int
     session: bytes | None  # who executes it or holds its parked body
-    wake_at: int | None  # instant of its status: start, earliest pending timed checkpoint, expiry, end of grace
+    pending: int  # checkpoints that are pending
+    wake_at: int | None  # instant of its status: start when DELAYED, expiry or end of patience when QUEUED, end of grace
+    timer_at: int | None  # earliest instant of a pending checkpoint
     deadline_at: int | None  # wall-clock limit of the run
-    due_at: int | None  # min(wake_at, deadline_at): the one timer
+    due_at: int | None  # the one timer: the next instant at which time alone changes the run
     started_at: int | None
     parent: bytes | None
     on_parent_end: int
     awaited: bool  # some run, batch or overlap policy waits for its end
+
+
+@dataclass(slots=True, eq=False)
+class Checkpoint:
+    """A durable record inside a run. `child_status`, and value and error of a child, are read from the child."""
+
+    run_id: bytes
+    seq: int
+    identity: str
+    kind: int
+    name: str
+    status: int
+    fingerprint: bytes
+    settled_order: int
+    attempt: int
+    permanent: bool
+    value: bytes | None = None
+    error: bytes | None = None
+    subject: bytes | None = None
+    is_cached: bool = False
+    payload_differs: bool = False
+    due_at: int | None = None
+    location: str = ""
+    child_status: int = 0
+    entries: list[BatchEntry] | None = None  # of a batch
+
+
+@dataclass(slots=True, eq=False)
+class BatchEntry:
+    """One item of a batch; `status` 0 until it has ended. `error` is a serialized TaskError."""
+
+    run_id: bytes | None
+    is_cached: bool
+    status: int
+    output: bytes | None
+    error: bytes | None
+
+
+@dataclass(slots=True, eq=False)
+class Inputs:
+    """What a run was triggered with, as a start hands it to the worker."""
+
+    payload: bytes
+    tags: list[str]
+    key: bytes | None
+    trace: bytes | None
+    parent: bytes | None
+    root: bytes
+    batch: bytes | None
+    depth: int
+    created_at: int
+    is_replay: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -289,4 +344,200 @@ class SettleToken:
     error: bytes
 
 
-Command = Any  # one of the above, or of the engine's own (see commit_loop)
+# --- what workers report --------------------------------------------------------------------------------------------------
+@dataclass(slots=True, eq=False)
+class Record:
+    """A durable call that makes a checkpoint. `kind` is a checkpoint kind."""
+
+    seq: int
+    identity: str
+    kind: int
+    name: str
+    fingerprint: bytes = b""
+    location: str = ""
+    timeout_us: int | None = None
+    value: bytes | None = None  # STEP
+    error: bytes | None = None  # STEP
+    permanent: bool = False  # STEP
+    delay_us: int | None = None  # WAIT
+    until: int | None = None  # WAIT
+    items: list[NewRun] = field(default_factory=list)  # CHILD, TRIGGER: one; BATCH, BATCH_TRIGGER: several
+    subject: bytes | None = None  # BATCH, BATCH_TRIGGER, TOKEN, TOKEN_WAIT: the batch or token
+    key: KeyUse | None = None  # BATCH, BATCH_TRIGGER, TOKEN
+    tags: list[str] = field(default_factory=list)  # TOKEN
+
+
+@dataclass(slots=True, eq=False)
+class MetadataOp:
+    """One metadata operation; see the contract. `value` is JSON."""
+
+    target: int
+    verb: int
+    key: str
+    value: bytes
+    branch: str
+    number: int
+    provisional: bool
+
+
+@dataclass(slots=True, eq=False)
+class Report:
+    """One atomic change of one run under a fence. `event` is "" or an event of run_machine."""
+
+    run_id: bytes
+    fence: int
+    number: int
+    event: str = ""
+    output: bytes | None = None
+    error: bytes | None = None
+    retryable: bool = False
+    timed_out: bool = False
+    retry_delay_us: int | None = None
+    seen: int = 0
+    records: list[Record] = field(default_factory=list)
+    abandoned: list[int] = field(default_factory=list)
+    metadata: list[MetadataOp] = field(default_factory=list)
+    logs: list[bytes] = field(default_factory=list)
+    add_tags: list[str] = field(default_factory=list)
+    invalid: str = ""  # why the edge refuses it
+
+
+# Why a report changed nothing: the contract's RefusalReason.
+REFUSED_STALE: Final = 1
+REFUSED_CANCELING: Final = 2
+REFUSED_ENDED: Final = 3
+REFUSED_INVALID: Final = 4
+
+
+@dataclass(slots=True, eq=False)
+class Refusal:
+    """A report that changed nothing."""
+
+    run_id: bytes
+    fence: int
+    number: int
+    reason: int
+    message: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """A run that a session shall start (`inputs` set) or resume in place (`inputs` None)."""
+
+    run: Run
+    inputs: Inputs | None
+    checkpoints: list[Checkpoint]
+    metadata: bytes = b""
+    marks: bytes = b""
+    max_duration_us: int | None = None
+    is_reentry: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """What one commit brings to one session."""
+
+    updates: list[tuple[bytes, int, Checkpoint]] = field(default_factory=list)  # run, fence, checkpoint
+    refused: list[Refusal] = field(default_factory=list)
+    cancels: list[tuple[bytes, int]] = field(default_factory=list)
+    drops: list[tuple[bytes, int, str]] = field(default_factory=list)
+    resumes: list[Order] = field(default_factory=list)
+    starts: list[Order] = field(default_factory=list)
+
+
+# --- commands of sessions and of time -------------------------------------------------------------------------------------
+@dataclass(slots=True, eq=False)
+class ApplyReports:
+    """A frame of reports of a session. Outcome: None; acknowledgement and refusals travel in the session's delivery."""
+
+    namespace: str
+    session: bytes
+    frame_no: int
+    reports: list[Report]
+
+
+@dataclass(slots=True, eq=False)
+class OpenSession:
+    """A new session. Outcome: int (connection number)."""
+
+    namespace: str
+    session: bytes
+    secret: bytes  # SHA-256
+    worker: str
+    version: str
+    definitions: list[TaskRow]
+
+
+@dataclass(slots=True, eq=False)
+class ResumeSession:
+    """A session that reconnects. Outcome: int (connection number), or None when the session is gone."""
+
+    namespace: str
+    session: bytes
+    secret: bytes  # SHA-256
+    definitions: list[TaskRow]
+
+
+@dataclass(slots=True, eq=False)
+class ReconcileHeld:
+    """What a reconnected session holds. Outcome: None; drops, cancels, updates and resumes travel in its delivery."""
+
+    namespace: str
+    session: bytes
+    held: dict[bytes, int]  # run → fence
+
+
+@dataclass(slots=True, eq=False)
+class RenewSession:
+    """Outcome: bool; False when the session is gone."""
+
+    namespace: str
+    session: bytes
+
+
+@dataclass(slots=True, eq=False)
+class EndSession:
+    """The session is over. With `lost` what it executed counts as a recovery, else it is released. Given a
+    `connection_no`, nothing happens if the session has connected again since. Outcome: bool (it ended now)."""
+
+    namespace: str
+    session: bytes
+    lost: bool
+    evidence: str
+    connection_no: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class RunsDue:
+    """Timers of these runs have come. Outcome: None."""
+
+    namespace: str
+    run_ids: list[bytes]
+
+
+@dataclass(slots=True, eq=False)
+class TokensDue:
+    """Timeouts of these tokens have come. Outcome: None."""
+
+    namespace: str
+    token_ids: list[bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Look:
+    """Nothing but a look at what may be claimed. Outcome: None."""
+
+    namespace: str
+
+
+@dataclass(slots=True, eq=False)
+class Tick:
+    """The look of each second, at what nobody else would move: overdue timers, expired sessions, postponed events.
+    Outcome: None."""
+
+    namespace: str = ""
+    expire_sessions: bool = True
+
+
+Command = Any
+"""One of the commands above."""

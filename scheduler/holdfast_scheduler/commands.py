@@ -1,0 +1,202 @@
+"""What each command does to the unit of work, and the order in which one commit takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from holdfast_scheduler import model as m
+from holdfast_scheduler import propagation, reporting, sessions, store, tokens
+from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler.dispatch import Offer, dispatch
+from holdfast_scheduler.errors import not_found_fault
+from holdfast_scheduler.ids import run_text
+from holdfast_scheduler.model import Command, ItemFault, NewRun, Run
+from holdfast_scheduler.triggering import FAILED_PRECONDITION, Trigger
+from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes, key_hash
+
+_CALL_TIMED_OUT: Final = error_bytes("TIMED_OUT", "CallTimedOut", "the durable call was not answered within its timeout")
+
+
+def apply_commands(
+    unit: UnitOfWork, commands: list[Command], offers: list[Offer], backlog: bool, replica: bytes
+) -> tuple[list[Any], bool]:
+    """Apply the commands of one namespace in order, carry their effects to a fixpoint, start what can be started, and
+    write everything. Returns the outcomes and whether queued runs may be left."""
+    trigger = Trigger(unit)
+    _look_up(unit, trigger, commands)
+    outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
+    propagation.propagate(unit)
+    backlog = dispatch(unit, offers, backlog)
+    unit.flush()
+    return outcomes, backlog
+
+
+def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> None:
+    """Load and lock in one statement each whatever the commands name."""
+    named: set[bytes] = set()
+    for command in commands:
+        kind = type(command)
+        if kind is m.ApplyReports:
+            named.update([report.run_id for report in command.reports])
+        elif kind in (m.CancelRun, m.RescheduleRun):
+            named.add(command.run_id)
+        elif kind is m.RunsDue:
+            named.update(command.run_ids)
+    asked: list[tuple[NewRun, Run | None]] = []
+    probe: list[bytes] = []
+    for command in commands:
+        if type(command) in (m.TriggerRuns, m.TriggerBatch):
+            for new in command.items:
+                asked.append((new, None))
+                if new.id_chosen:
+                    probe.append(new.id)
+    unit.load([*named, *probe])
+    for command in commands:
+        if type(command) is m.ApplyReports:
+            asked += reporting.asked(unit, command.session, command.reports)
+    trigger.prepare(asked, ())
+
+
+def _trigger(unit: UnitOfWork, trigger: Trigger, command: m.TriggerRuns, _replica: bytes) -> Any:
+    return [trigger.one(new) for new in command.items]
+
+
+def _trigger_batch(unit: UnitOfWork, trigger: Trigger, command: m.TriggerBatch, _replica: bytes) -> Any:
+    return trigger.batch(command.batch_id, command.items, command.key, None, wait=False, chosen=command.id_chosen)
+
+
+def _reports(unit: UnitOfWork, trigger: Trigger, command: m.ApplyReports, _replica: bytes) -> None:
+    for report in command.reports:
+        reporting.apply_report(unit, trigger, command.session, report)
+
+
+def _cancel(unit: UnitOfWork, trigger: Trigger, command: m.CancelRun, _replica: bytes) -> bool | ItemFault:
+    run = unit.runs.get(command.run_id)
+    if run is None:
+        return not_found_fault("run", run_text(command.run_id))
+    return not unit.transition(run, rules.CANCEL) & rules.REFUSED
+
+
+def _reschedule(unit: UnitOfWork, trigger: Trigger, command: m.RescheduleRun, _replica: bytes) -> ItemFault | None:
+    run = unit.runs.get(command.run_id)
+    if run is None:
+        return not_found_fault("run", run_text(command.run_id))
+    if run.status != m.DELAYED or run.reason != m.SCHEDULED:
+        return ItemFault(
+            FAILED_PRECONDITION,
+            "WRONG_STATUS",
+            f"run_id: {run_text(run.id)} is {m.STATUS_NAMES[run.status]}; only a run that waits for the instant it was"
+            " triggered for can be rescheduled",
+            {"status": m.STATUS_NAMES[run.status]},
+        )
+    start = command.start_at if command.start_at is not None else unit.now + (command.delay_us or 0)
+    assert run.wake_at is not None
+    run.order_at += start - run.wake_at
+    run.wake_at = start
+    rules.set_due(run)
+    unit.changed(run)
+    unit.touched.add(run.id)
+    return None
+
+
+def _reset_key(unit: UnitOfWork, trigger: Trigger, command: m.ResetKey, _replica: bytes) -> bool:
+    scope = command.key.scope or m.SCOPE_GLOBAL
+    digest = key_hash("run", command.task, command.key, scope, command.within, command.attempt)
+    return store.delete_key(unit.tx, unit.namespace, "run", command.task, digest)
+
+
+def _create_token(unit: UnitOfWork, trigger: Trigger, command: m.CreateToken, _replica: bytes) -> Any:
+    return tokens.create(unit, command.token_id, command.timeout_us, command.tags, command.key, None)
+
+
+def _settle_token(unit: UnitOfWork, trigger: Trigger, command: m.SettleToken, _replica: bytes) -> bool | ItemFault:
+    return tokens.complete(unit, command.token_id, command.data, command.error)
+
+
+def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: bytes) -> None:
+    due = [unit.runs[i] for i in command.run_ids if i in unit.runs]
+    due = [run for run in due if run.due_at is not None and run.due_at <= unit.now]
+    timed = [
+        run.id
+        for run in due
+        if run.timer_at is not None and run.timer_at <= unit.now and run.status in (m.EXECUTING, m.WAITING)
+    ]
+    if timed:
+        unit.flush_checkpoints()
+        pending = store.load_pending(unit.tx, unit.namespace, timed)
+        # Runs that share a commit are answered in the order of their instants, as they would be one by one.
+        for checkpoint in sorted(pending, key=lambda one: (one.due_at or 0, one.seq)):
+            if checkpoint.due_at is None or checkpoint.due_at > unit.now:
+                continue
+            if checkpoint.kind == m.WAIT:
+                unit.settle(checkpoint, m.SUCCEEDED)
+            else:
+                unit.settle(checkpoint, m.FAILED_CHECKPOINT, error=_CALL_TIMED_OUT)
+    for run in due:
+        unit.transition(run, rules.DUE)
+
+
+def _tokens_due(unit: UnitOfWork, trigger: Trigger, command: m.TokensDue, _replica: bytes) -> None:
+    tokens.time_out(unit, command.token_ids)
+
+
+def _open(unit: UnitOfWork, trigger: Trigger, command: m.OpenSession, replica: bytes) -> int:
+    return sessions.open_session(unit, command, replica)
+
+
+def _resume(unit: UnitOfWork, trigger: Trigger, command: m.ResumeSession, replica: bytes) -> int | None:
+    return sessions.resume_session(unit, command, replica)
+
+
+def _reconcile(unit: UnitOfWork, trigger: Trigger, command: m.ReconcileHeld, _replica: bytes) -> None:
+    sessions.reconcile(unit, command)
+
+
+def _renew(unit: UnitOfWork, trigger: Trigger, command: m.RenewSession, _replica: bytes) -> bool:
+    store.renew_sessions(unit.tx, [(unit.namespace, command.session, unit.now + sessions.lease_us(unit))])
+    return True
+
+
+def _end(unit: UnitOfWork, trigger: Trigger, command: m.EndSession, _replica: bytes) -> bool:
+    return sessions.end_session(unit, command)
+
+
+def _event(unit: UnitOfWork, trigger: Trigger, command: PostponedEvent, _replica: bytes) -> None:
+    propagation.replay_event(unit, command.kind, command.run_id)
+
+
+def _look(unit: UnitOfWork, trigger: Trigger, command: m.Look, _replica: bytes) -> None:
+    return None
+
+
+class PostponedEvent:
+    """An event that an earlier commit postponed."""
+
+    __slots__ = ("kind", "namespace", "run_id")
+
+    def __init__(self, namespace: str, kind: int, run_id: bytes) -> None:
+        self.namespace = namespace
+        self.kind = kind
+        self.run_id = run_id
+
+
+_HANDLERS: Final[dict[type, Callable[[UnitOfWork, Trigger, Any, bytes], Any]]] = {
+    m.TriggerRuns: _trigger,
+    m.TriggerBatch: _trigger_batch,
+    m.ApplyReports: _reports,
+    m.CancelRun: _cancel,
+    m.RescheduleRun: _reschedule,
+    m.ResetKey: _reset_key,
+    m.CreateToken: _create_token,
+    m.SettleToken: _settle_token,
+    m.RunsDue: _runs_due,
+    m.TokensDue: _tokens_due,
+    m.OpenSession: _open,
+    m.ResumeSession: _resume,
+    m.ReconcileHeld: _reconcile,
+    m.RenewSession: _renew,
+    m.EndSession: _end,
+    m.Look: _look,
+    PostponedEvent: _event,
+}

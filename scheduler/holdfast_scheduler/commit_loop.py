@@ -1,0 +1,312 @@
+"""Group commit: everything that waits becomes one transaction; answers and effects go out after the commit.
+
+There is no artificial delay: while one commit is in flight in the database thread, the next batch gathers. A failing
+command fails alone: when the database refuses a value, the batch is rolled back and halved until the culprit stands
+alone. A conflict with another replica has the whole batch tried again, because nothing was answered yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from holdfast_scheduler import model as m
+from holdfast_scheduler import store
+from holdfast_scheduler.commands import PostponedEvent, apply_commands
+from holdfast_scheduler.database import ConflictError, Database, DataError, LostError
+from holdfast_scheduler.dispatch import Offer
+from holdfast_scheduler.errors import OverloadedError, ShuttingDownError, StorageUnavailableError, invalid
+from holdfast_scheduler.model import Command, Delivery
+from holdfast_scheduler.unit_of_work import UnitOfWork, World
+
+log = logging.getLogger("holdfast.scheduler")
+
+CONFLICT_TRIES: Final = 20
+"""Times a batch is tried again after a conflict before its callers are told to ask again."""
+OUTAGE_PAUSE: Final = 0.25
+"""Seconds between tries while the database is away."""
+LOOK_ROWS: Final = 1_000
+"""Rows of each kind that one look of a second takes."""
+
+_KEPT: Final = (m.ApplyReports, m.EndSession, m.ReconcileHeld, m.RunsDue, m.TokensDue)
+"""Commands that nobody would send again: they wait, in order, until the database is back."""
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a commit brings, for one namespace."""
+
+    namespace: str
+    now: int
+    deliveries: dict[bytes, Delivery]
+    acknowledged: dict[bytes, int]  # session → highest frame of reports
+    ended: list[tuple[bytes, int, bytes | None, bytes | None]]
+    touched: set[bytes]
+    timed: list[tuple[int, bytes]]
+    timed_tokens: list[tuple[int, bytes]]
+    backlog: bool
+    ended_sessions: list[bytes]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts for the benchmark's table and the metrics."""
+
+    commits: int = 0
+    commands: int = 0
+    statements: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    command: Command
+    future: asyncio.Future[Any] | None
+    weight: int = 1
+
+
+@dataclass(slots=True)
+class _Batch:
+    outcomes: list[Any] = field(default_factory=list)
+    committed: list[Committed] = field(default_factory=list)
+    doubtful: bool = False  # the connection broke during the commit
+
+
+class CommitLoop:
+    """One per scheduler process. `submit` and the callbacks belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        world: World,
+        replica: bytes,
+        offers: Callable[[], dict[str, list[Offer]]],
+        after: Callable[[list[Committed]], None],
+        in_doubt: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._world = world
+        self._replica = replica
+        self._offers = offers
+        self._after = after
+        self._in_doubt = in_doubt
+        self._queue: deque[_Waiting] = deque()
+        self._filled = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "holdfast-commit")
+        self._stopping = False
+        self._backlog: dict[str, bool] = {}
+        self._fresh_leases_due = True  # after a start, and after an outage
+        self.steady_since: float | None = None
+        self.meter = Meter()
+
+    def submit(self, command: Command, *, wanted: bool = True) -> asyncio.Future[Any]:
+        """Queue a command; the future has its outcome once it is committed.
+
+        Raises (in the future): OverloadedError, ShuttingDownError, StorageUnavailableError, RefusedError.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._stopping:
+            future.set_exception(ShuttingDownError())
+        elif len(self._queue) >= self._world.settings.commands and not isinstance(command, _KEPT):
+            future.set_exception(OverloadedError())
+        else:
+            weight = len(command.items) if isinstance(command, (m.TriggerRuns, m.TriggerBatch)) else 1
+            if isinstance(command, m.ApplyReports):
+                weight = len(command.reports)
+            self._queue.append(_Waiting(command, future if wanted else None, weight))
+            self._filled.set()
+        return future
+
+    def expect_backlog(self, namespace: str) -> None:
+        """Have the next commit look into the queues: a worker with other tasks came, or another replica queued runs."""
+        self._backlog[namespace] = True
+
+    def has_backlog(self, namespace: str) -> bool:
+        """Whether runs may wait that a worker with credit could take."""
+        return self._backlog.get(namespace, True)
+
+    async def run(self) -> None:
+        """Commit until `stop`, then what is left."""
+        loop = asyncio.get_running_loop()
+        while not (self._stopping and not self._queue):
+            if not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+                continue
+            taken = self._take()
+            offers = self._offers()
+            try:
+                batch = await loop.run_in_executor(self._thread, self._commit, [w.command for w in taken], offers)
+            except LostError as error:
+                self._outage(taken, error)
+                if self._stopping:
+                    return
+                await asyncio.sleep(OUTAGE_PAUSE)
+                continue
+            except Exception as error:
+                log.exception("commit failed commands=%d", len(taken))
+                for waiting in taken:
+                    if waiting.future is not None and not waiting.future.done():
+                        waiting.future.set_exception(StorageUnavailableError(f"the commit failed: {error}"))
+                self._in_doubt()
+                continue
+            if self.steady_since is None:
+                self.steady_since = time.monotonic()
+            for committed in batch.committed:
+                self._backlog[committed.namespace] = committed.backlog
+            self._after(batch.committed)
+            for waiting, outcome in zip(taken, batch.outcomes, strict=True):
+                if waiting.future is None or waiting.future.done():
+                    continue
+                if isinstance(outcome, BaseException):
+                    waiting.future.set_exception(outcome)
+                else:
+                    waiting.future.set_result(outcome)
+
+    def _take(self) -> list[_Waiting]:
+        queue, most = self._queue, self._world.settings.commit_rows
+        taken = [queue.popleft()]
+        weight = taken[0].weight
+        while queue and weight + queue[0].weight <= most:
+            taken.append(queue.popleft())
+            weight += taken[-1].weight
+        return taken
+
+    def _outage(self, taken: list[_Waiting], error: LostError) -> None:
+        """Nothing was committed, or nobody knows: callers are told to ask again with the same ids; what workers
+        reported waits for the database."""
+        if self.steady_since is not None:
+            log.warning("database is away error=%s", str(error).strip().replace("\n", " "))
+        self.steady_since = None
+        self._fresh_leases_due = True
+        kept = []
+        for waiting in taken:
+            if isinstance(waiting.command, _KEPT) and not self._stopping:
+                kept.append(waiting)
+            elif waiting.future is not None and not waiting.future.done():
+                waiting.future.set_exception(StorageUnavailableError())
+        self._queue.extendleft(reversed(kept))
+        if error.in_doubt:
+            # Reports may have been applied and their deliveries lost: the reconnect exchange of every worker sends
+            # again whatever it missed.
+            self._in_doubt()
+
+    async def stop(self) -> None:
+        """Refuse new commands; `run` returns when the queue is empty."""
+        self._stopping = True
+        self._filled.set()
+
+    def close(self) -> None:
+        """End the database thread."""
+        self._thread.shutdown(wait=True)
+
+    # --- in the database thread -------------------------------------------------------------------------------------------
+
+    def _commit(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
+        started = time.perf_counter()
+        batch = self._try(commands, offers)
+        self.meter.seconds += time.perf_counter() - started
+        self.meter.commits += 1
+        self.meter.commands += len(commands)
+        return batch
+
+    def _try(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
+        for attempt in range(CONFLICT_TRIES):
+            try:
+                return self._once(commands, {ns: [replace(one) for one in group] for ns, group in offers.items()})
+            except ConflictError as error:
+                log.info("conflict, trying again commands=%d error=%s", len(commands), str(error).split("\n")[0])
+                time.sleep(0.001 * attempt)
+            except DataError as error:
+                if len(commands) == 1:
+                    log.warning("refused by the database command=%s error=%s", type(commands[0]).__name__, error)
+                    return _Batch([invalid("request", f"the database refuses a value: {error}")], [])
+                middle = len(commands) // 2
+                first = self._try(commands[:middle], offers)
+                # The first half may have used the credit: the second half only queues.
+                second = self._try(commands[middle:], {})
+                return _Batch(first.outcomes + second.outcomes, first.committed + second.committed)
+        return _Batch([StorageUnavailableError("too many conflicts with other schedulers; ask again")] * len(commands), [])
+
+    def _once(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
+        tx = self._database.begin()
+        try:
+            grouped: dict[str, list[tuple[int, Command]]] = {}
+            outcomes: list[Any] = [None] * len(commands)
+            if self._fresh_leases_due:
+                store.extend_leases(tx, tx.now + round(self._world.settings.lease * 1e6))
+            for place, command in enumerate(commands):
+                if type(command) is m.Tick:
+                    for found in _overlooked(tx, command, self._world):
+                        grouped.setdefault(found.namespace, []).append((-1, found))
+                else:
+                    grouped.setdefault(command.namespace, []).append((place, command))
+            committed = []
+            for namespace, group in grouped.items():
+                unit = UnitOfWork(tx, namespace, self._world)
+                backlog = self._backlog.get(namespace, True)
+                mine = [command for _, command in group]
+                results, backlog = apply_commands(unit, mine, offers.get(namespace, []), backlog, self._replica)
+                for (place, _), outcome in zip(group, results, strict=True):
+                    if place >= 0:
+                        outcomes[place] = outcome
+                committed.append(_committed(unit, mine, results, backlog))
+        except BaseException:
+            tx.rollback()
+            raise
+        try:
+            tx.commit()
+        except LostError as error:
+            error.in_doubt = True
+            raise
+        self._fresh_leases_due = False
+        self.meter.statements += tx.statements
+        return _Batch(outcomes, committed)
+
+
+def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], backlog: bool) -> Committed:
+    acknowledged: dict[bytes, int] = {}
+    ended_sessions = []
+    for command, result in zip(commands, results, strict=True):
+        if type(command) is m.ApplyReports:
+            acknowledged[command.session] = max(command.frame_no, acknowledged.get(command.session, 0))
+        elif type(command) is m.EndSession and result:
+            ended_sessions.append(command.session)
+    ended = [(run.id, run.status, *unit.results[run.id]) for run in unit.all_ended]
+    return Committed(
+        unit.namespace,
+        unit.now,
+        unit.deliveries,
+        acknowledged,
+        ended,
+        unit.touched,
+        unit.timed,
+        unit.timed_tokens,
+        backlog,
+        ended_sessions,
+    )
+
+
+def _overlooked(tx: Any, tick: m.Tick, world: World) -> list[Command]:
+    """What nobody else would move: timers of a replica that is gone, sessions whose lease is over, postponed events."""
+    found: list[Command] = []
+    late = tx.now - round(world.settings.look_interval * 1e6)
+    due: dict[str, list[bytes]] = {}
+    for namespace, run_id, _ in store.overdue(tx, late, LOOK_ROWS):
+        due.setdefault(namespace, []).append(run_id)
+    found += [m.RunsDue(namespace, run_ids) for namespace, run_ids in due.items()]
+    due = {}
+    for namespace, token_id, _ in store.due_tokens(tx, late, LOOK_ROWS):
+        due.setdefault(namespace, []).append(token_id)
+    found += [m.TokensDue(namespace, token_ids) for namespace, token_ids in due.items()]
+    if tick.expire_sessions:
+        for namespace, session, worker in store.expired_sessions(tx, tx.now):
+            found.append(m.EndSession(namespace, session, True, f"worker {worker} was silent for a whole lease"))
+    found += [PostponedEvent(row[0], row[2], row[3]) for row in store.take_pending_events(tx, LOOK_ROWS)]
+    return found

@@ -1,0 +1,475 @@
+"""Connections, transactions and bulk statements, and every difference between SQLite and PostgreSQL.
+
+SQLAlchemy makes the connections and describes the tables; the hot statements are generated once from those tables and
+run on the driver's own cursor. A statement is written with `?` for a value. Where the two dialects differ, this file
+says why; no other file knows which one it talks to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from holdfast_scheduler.errors import DatabaseInUseError, DatabaseUrlError
+
+Row = tuple[Any, ...]
+
+READERS: Final = 4
+"""Connections for reading, per scheduler."""
+
+
+class ConflictError(Exception):
+    """Another transaction stood in the way (deadlock, serialization, unique key): the whole batch is tried again."""
+
+
+class DataError(Exception):
+    """The database refuses a value: one of the batch's commands is at fault."""
+
+
+class LostError(Exception):
+    """The connection is gone. If it broke during a commit (`in_doubt`), the outcome is unknown."""
+
+    in_doubt = False
+
+
+class Transaction:
+    """One read-write transaction; begins when made, ends with `commit` or `rollback`. For one thread."""
+
+    now: int
+    """The database's clock when the transaction began, in microseconds since the Unix epoch, UTC."""
+    statements: int = 0
+    """Statements sent so far, for the benchmark's table."""
+
+    def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        """Run a query with `?` for each parameter and return all rows."""
+        raise NotImplementedError
+
+    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+        """Run a query that holds `{in}` where a column is compared with `values`, after the parameters `params`.
+
+        `lock` names the column whose order the rows are locked in; SQLite has one writer and needs no lock.
+        """
+        raise NotImplementedError
+
+    def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
+        """Like `fetch_in` with at most `limit` rows, locked; rows that another transaction has locked are passed over."""
+        raise NotImplementedError
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        """Run a statement and return how many rows it changed."""
+        raise NotImplementedError
+
+    def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
+        """Insert rows in one statement. With `skip`, rows whose key exists are passed over."""
+        raise NotImplementedError
+
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Update rows by key in one statement; each row holds the key's values, then the columns' values."""
+        raise NotImplementedError
+
+    def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Insert rows, or update those whose key exists; each row holds the key's values, then the columns'."""
+        raise NotImplementedError
+
+    def notify(self, payload: str) -> None:
+        """Remember to wake the other replicas once the transaction is committed."""
+
+    def commit(self) -> None:
+        """Make everything durable."""
+        raise NotImplementedError
+
+    def rollback(self) -> None:
+        """Forget everything."""
+        raise NotImplementedError
+
+
+class Database:
+    """A database: one connection that writes, a few that read."""
+
+    dialect: ClassVar[str]
+
+    def __init__(self, engine: sa.Engine, shown_url: str) -> None:
+        self.engine = engine
+        self.url = shown_url
+
+    @staticmethod
+    def open(url: str) -> Database:
+        """Open the database that `url` names: `sqlite:///path` or `postgresql://user:password@host:port/name`.
+
+        Raises: DatabaseUrlError (malformed, other database), DatabaseInUseError (another scheduler has this file).
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise DatabaseUrlError(
+                f"{url!r} is not a database URL; write sqlite:///path/to/file.sqlite3 or postgresql://user@host:5432/name"
+            ) from None
+        kind = parsed.get_backend_name()
+        if kind == "sqlite":
+            return SqliteDatabase(parsed)
+        if kind in ("postgresql", "postgres"):
+            return PostgresDatabase(parsed)
+        raise DatabaseUrlError(f"{kind!r} is not a database that Holdfast uses; use sqlite:/// or postgresql://")
+
+    def begin(self) -> Transaction:
+        """Begin a transaction on the writing connection. Raises: LostError."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[sa.Connection]:
+        """A connection for reading; usable from any thread."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _comma(count: int, one: str = "?") -> str:
+    return ", ".join([one] * count)
+
+
+# --- SQLite -------------------------------------------------------------------------------------------------------------
+
+
+class SqliteTransaction(Transaction):
+    """`executemany` is the bulk statement here: the library is in-process, a round trip costs nothing."""
+
+    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+        self.now = now
+        self._connection = connection
+        self._cursor = connection.cursor()
+        with _sqlite_errors():
+            self._cursor.execute("BEGIN IMMEDIATE")
+
+    def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        self.statements += 1
+        with _sqlite_errors():
+            return self._cursor.execute(sql, params).fetchall()
+
+    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+        # SQLite has no array parameters: the list is written out, padded to a power of two so that few distinct
+        # statements exist, in chunks below its limit of 32,766 parameters.
+        rows: list[Row] = []
+        for at in range(0, len(values), 4096):
+            chunk = list(values[at : at + 4096])
+            size = 1 << (len(chunk) - 1).bit_length()
+            chunk += [chunk[-1]] * (size - len(chunk))
+            self.statements += 1
+            with _sqlite_errors():
+                rows += self._cursor.execute(sql.replace("{in}", f"IN ({_comma(size)})"), (*params, *chunk)).fetchall()
+        return rows
+
+    def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
+        return self.fetch_in(f"{sql} LIMIT {int(limit)}", values, params)
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        self.statements += 1
+        with _sqlite_errors():
+            return self._cursor.execute(sql, params).rowcount
+
+    def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
+        verb = "INSERT OR IGNORE" if skip else "INSERT"
+        self._many(f"{verb} INTO {table.name} ({', '.join(columns)}) VALUES ({_comma(len(columns))})", rows)
+
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._many(*_sqlite_update(table.name, key, columns), rows)
+
+    def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._many(_upsert(table.name, key, columns, f"VALUES ({_comma(len(key) + len(columns))})"), rows)
+
+    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+        self.statements += 1
+        with _sqlite_errors():
+            self._cursor.executemany(sql, rows)
+
+    def commit(self) -> None:
+        with _sqlite_errors():
+            self._connection.commit()
+
+    def rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.rollback()
+
+
+@lru_cache
+def _sqlite_update(table: str, key: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str]:
+    # The numbered parameters let each row keep the order "key, columns" that PostgreSQL's arrays have.
+    assigned = ", ".join(f"{name} = ?{len(key) + at}" for at, name in enumerate(columns, 1))
+    found = " AND ".join(f"{name} = ?{at}" for at, name in enumerate(key, 1))
+    return (f"UPDATE {table} SET {assigned} WHERE {found}",)
+
+
+@lru_cache
+def _upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], source: str) -> str:
+    assigned = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    what = f"UPDATE SET {assigned}" if columns else "NOTHING"
+    return f"INSERT INTO {table} ({', '.join(key + columns)}) {source} ON CONFLICT ({', '.join(key)}) DO {what}"
+
+
+@contextlib.contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise (ConflictError if "UNIQUE" in str(error) else DataError)(str(error)) from error
+    except (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError) as error:
+        raise DataError(str(error)) from error
+    except sqlite3.Error as error:  # disk full, I/O error, locked by a stranger
+        raise LostError(str(error)) from error
+
+
+class SqliteDatabase(Database):
+    """The embedded database: WAL, `synchronous=FULL`, one writer, and a lock file for the scheduler's life."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: sa.URL) -> None:
+        path = url.database or ""
+        if path in ("", ":memory:"):
+            raise DatabaseUrlError("Holdfast needs a file that survives the process: write sqlite:///path/to/file.sqlite3")
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DatabaseUrlError(f"cannot open {path}: {error.strerror}; name a file in a folder you may write") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise DatabaseInUseError(
+                f"another scheduler uses {path}; stop it, or give this one another file (several schedulers need PostgreSQL)"
+            ) from None
+        engine = sa.create_engine(url.set(drivername="sqlite"), pool_size=READERS, connect_args={"timeout": 5})
+
+        @sa.event.listens_for(engine, "connect")
+        def _configure(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        super().__init__(engine, str(url))
+        self._writer: sqlite3.Connection | None = None
+        self._last_now = 0
+
+    def begin(self) -> Transaction:
+        with _sqlite_errors():
+            if self._writer is None:
+                self._writer = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5)
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                self._writer.execute("PRAGMA synchronous=FULL")
+                self._writer.execute("PRAGMA cache_size=-65536")
+        # The wall clock may be set back; what is stored must not run backwards.
+        self._last_now = max(self._last_now, time.time_ns() // 1000)
+        return SqliteTransaction(self._writer, self._last_now)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        super().close()
+        os.close(self._lock)
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+_ARRAYS: Final = {
+    sa.LargeBinary: "bytea",
+    sa.Text: "text",
+    sa.BigInteger: "int8",
+    sa.SmallInteger: "int2",
+    sa.Integer: "int4",
+    sa.Boolean: "bool",
+    sa.Float: "float8",
+}
+
+
+def _array_type(column: sa.Column[Any]) -> str:
+    return _ARRAYS[type(column.type)]
+
+
+class PostgresTransaction(Transaction):
+    """A bulk statement sends one array per column and unnests them: one round trip whatever the number of rows."""
+
+    def __init__(self, database: PostgresDatabase, connection: Any) -> None:
+        self._database = database
+        self._connection = connection
+        self._cursor = connection.cursor(binary=True)
+        self._notes: list[str] = []
+        # The first statement reads the clock: `clock_timestamp` because a transaction that waited for a lock must not
+        # see an instant before what it waited for.
+        self.now = self.fetch("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")[0][0]
+
+    def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        self.statements += 1
+        with self._database.errors():
+            return cast(list[Row], self._cursor.execute(_percent(sql), params).fetchall())
+
+    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+        if not values:
+            return []
+        self.statements += 1
+        text = _percent(sql.replace("{in}", "= ANY(?)"))
+        if lock:
+            text += f" ORDER BY {lock} FOR UPDATE"
+        with self._database.errors():
+            return cast(list[Row], self._cursor.execute(text, (*params, list(values))).fetchall())
+
+    def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
+        return self.fetch_in(f"{sql} LIMIT {int(limit)} FOR UPDATE SKIP LOCKED", values, params)
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        self.statements += 1
+        with self._database.errors():
+            return cast(int, self._cursor.execute(_percent(sql), params).rowcount)
+
+    def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
+        self._arrays(_pg_insert(table, columns, skip), rows)
+
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._arrays(_pg_update(table, key, columns), rows)
+
+    def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._arrays(_upsert(table.name, key, columns, _pg_unnest(table, key + columns)), rows)
+
+    def _arrays(self, sql: str, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        self.statements += 1
+        with self._database.errors():
+            self._cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
+
+    def notify(self, payload: str) -> None:
+        self._notes.append(payload)
+
+    def commit(self) -> None:
+        with self._database.errors():
+            self._connection.commit()
+        if self._notes:
+            self._database.send_notes(self._notes)
+
+    def rollback(self) -> None:
+        self._database.rollback()
+
+
+@lru_cache
+def _percent(sql: str) -> str:
+    return re.sub(r"\?", "%b", sql.replace("%", "%%"))
+
+
+@lru_cache
+def _pg_unnest(table: sa.Table, columns: tuple[str, ...]) -> str:
+    arrays = ", ".join(f"%b::{_array_type(table.c[name])}[]" for name in columns)
+    return f"SELECT * FROM unnest({arrays})"
+
+
+@lru_cache
+def _pg_insert(table: sa.Table, columns: tuple[str, ...], skip: bool) -> str:
+    tail = " ON CONFLICT DO NOTHING" if skip else ""
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) {_pg_unnest(table, columns)}{tail}"
+
+
+@lru_cache
+def _pg_update(table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
+    names = ", ".join(key + columns)
+    arrays = ", ".join(f"%b::{_array_type(table.c[name])}[]" for name in key + columns)
+    assigned = ", ".join(f"{name} = d.{name}" for name in columns)
+    found = " AND ".join(f"t.{name} = d.{name}" for name in key)
+    return f"UPDATE {table.name} AS t SET {assigned} FROM unnest({arrays}) AS d({names}) WHERE {found}"
+
+
+class PostgresDatabase(Database):
+    """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: sa.URL) -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise DatabaseUrlError("PostgreSQL needs the driver: pip install 'holdfast[postgres]'") from None
+        self._psycopg = psycopg
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        super().__init__(
+            sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url)
+        )
+        self._writer: Any = None
+        self._notifier: Any = None
+
+    def begin(self) -> Transaction:
+        with self.errors():
+            if self._writer is None or self._writer.closed or self._writer.broken:
+                self._writer = self.connect()
+        return PostgresTransaction(self, self._writer)
+
+    def connect(self, *, autocommit: bool = False) -> Any:
+        """A connection of the driver's own, with the settings that writing needs."""
+        return self._psycopg.connect(
+            self._dsn,
+            autocommit=autocommit,
+            connect_timeout=5,
+            application_name="holdfast-scheduler",
+            options="-c jit=off -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
+            prepare_threshold=1,
+        )
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate the driver's errors into what the commit loop does about them."""
+        errors = self._psycopg.errors
+        try:
+            yield
+        except (errors.UniqueViolation, errors.TransactionRollback, errors.LockNotAvailable) as error:
+            raise ConflictError(str(error)) from error
+        except (errors.DataError, errors.IntegrityError, errors.ProgrammingError) as error:
+            raise DataError(str(error)) from error
+        except (errors.Error, OSError) as error:
+            self.drop_writer()
+            raise LostError(str(error)) from error
+
+    def rollback(self) -> None:
+        """Forget the writer's transaction; a connection that cannot do that is closed."""
+        if self._writer is not None:
+            try:
+                self._writer.rollback()
+            except self._psycopg.Error:
+                self.drop_writer()
+
+    def drop_writer(self) -> None:
+        """Close the writing connection; the next transaction makes a new one."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    def send_notes(self, notes: Iterable[str]) -> None:
+        """Wake the other replicas, on another connection and after the commit: NOTIFY inside the transaction would
+        serialise all commits of all replicas. A lost note costs a second: see `timers`."""
+        try:
+            if self._notifier is None or self._notifier.closed:
+                self._notifier = self.connect(autocommit=True)
+            for note in notes:
+                self._notifier.execute("SELECT pg_notify('holdfast', %s)", (note,))
+        except self._psycopg.Error:
+            self._notifier = None
+
+    def close(self) -> None:
+        self.drop_writer()
+        if self._notifier is not None:
+            self._notifier.close()
+        super().close()

@@ -1,0 +1,198 @@
+"""Who starts what: matches runs that are QUEUED with the credit of connected workers, in the commit at hand.
+
+A run that becomes QUEUED while a worker has credit and nothing older waits is started in the same commit. Otherwise it
+stays in its queue, and `backlog` tells the next commit to look there first. Woken runs go back to the worker that
+holds their parked body, ahead of new starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from holdfast_scheduler import model as m
+from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler import store
+from holdfast_scheduler.model import Checkpoint, Inputs, Order, Run
+from holdfast_scheduler.propagation import batch_entries
+from holdfast_scheduler.unit_of_work import UnitOfWork
+
+
+@dataclass(slots=True, eq=False)
+class Offer:
+    """What a connected session can take at the moment: slots for runs, places for new bodies."""
+
+    session: bytes
+    namespace: str
+    tasks: frozenset[str]
+    version: str
+    slots: int
+    places: int
+
+
+def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
+    """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take."""
+    by_session = {offer.session: offer for offer in offers}
+    backlog = _resume_parked(unit, by_session, backlog) or backlog
+    by_task: dict[str, list[Offer]] = {}
+    for offer in offers:
+        if offer.slots > 0 and offer.places > 0:
+            for task in offer.tasks:
+                by_task.setdefault(task, []).append(offer)
+    room = sum(min(offer.slots, offer.places) for offer in offers if offer.slots > 0)
+    if not room:
+        return backlog or any(run.session is None for run in unit.queued.values())
+    left = False
+    if backlog:
+        # What was queued here is written first, so that the claim sees it at its place in the order.
+        if unit.queued:
+            unit.flush()
+        claimed = unit.adopt(store.claim(unit.tx, unit.namespace, list(by_task), room))
+        left = len(claimed) >= room
+        fresh = [run for run in unit.queued.values() if run.session is None]
+        candidates = {run.id: run for run in (*claimed, *fresh) if run.status == m.QUEUED and run.session is None}
+    else:
+        candidates = {run.id: run for run in unit.queued.values() if run.session is None}
+    starts: list[Run] = []
+    for run in sorted(candidates.values(), key=_order):
+        choices = by_task.get(run.task, ())
+        offer = max((o for o in choices if o.slots > 0 and o.places > 0), key=_free, default=None)
+        if offer is None:
+            left = left or bool(choices)
+            continue
+        offer.slots -= 1
+        offer.places -= 1
+        starts.append(run)
+        _begin(unit, run, offer)
+    _order_starts(unit, starts)
+    return left or any(run.session is not None for run in unit.queued.values())
+
+
+def _order(run: Run) -> tuple[int, bytes]:
+    return (run.order_at, run.id)
+
+
+def _free(offer: Offer) -> int:
+    return offer.slots
+
+
+def _begin(unit: UnitOfWork, run: Run, offer: Offer) -> None:
+    unit.queued.pop(run.id, None)
+    if not run.version or run.started_at is None:
+        run.version = offer.version
+    unit.transition(run, rules.START, session=offer.session)
+
+
+def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) -> bool:
+    """Continue woken bodies in place. Returns whether some of these sessions' woken runs are left."""
+    candidates = {run.id: run for run in unit.queued.values() if run.session in offers}
+    room = sum(offer.slots for offer in offers.values() if offer.slots > 0)
+    if backlog and room:
+        sessions = [offer.session for offer in offers.values() if offer.slots > 0]
+        if candidates:
+            unit.flush()
+        for run in unit.adopt(store.claim_parked(unit.tx, unit.namespace, sessions, room)):
+            if run.status == m.QUEUED and run.session in offers:
+                candidates[run.id] = run
+    resumed: list[Run] = []
+    left = False
+    for run in sorted(candidates.values(), key=_order):
+        assert run.session is not None
+        offer = offers[run.session]
+        if offer.slots <= 0:
+            left = True
+            continue
+        offer.slots -= 1
+        unit.queued.pop(run.id, None)
+        unit.transition(run, rules.RESUME, session=run.session)
+        resumed.append(run)
+    unknown = [run.id for run in resumed if run.id not in unit.fresh and run.last_seq]
+    settled: dict[bytes, list[Checkpoint]] = {}
+    if unknown:
+        unit.flush_checkpoints()
+        for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, unknown):
+            if checkpoint.settled_order > unit.runs[checkpoint.run_id].seen:
+                settled.setdefault(checkpoint.run_id, []).append(checkpoint)
+        _fill_batches(unit, [one for group in settled.values() for one in group])
+    for run in resumed:
+        assert run.session is not None
+        fresh = unit.fresh.get(run.id) or applicable(run, settled.get(run.id, ()))
+        unit.delivery(run.session).resumes.append(Order(run, None, fresh))
+    return left
+
+
+def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
+    """Put together what the workers need to begin or re-enter these bodies."""
+    old = [run for run in starts if run.id not in unit.created]
+    inputs: dict[bytes, Inputs] = {}
+    checkpoints: dict[bytes, list[Checkpoint]] = {}
+    metadata: dict[bytes, tuple[bytes, bytes]] = {}
+    if old:
+        unit.flush()
+        old_ids = [run.id for run in old]
+        for run_id, row in store.load_inputs(unit.tx, unit.namespace, old_ids).items():
+            inputs[run_id] = inputs_of_row(row)
+        entered = [run.id for run in old if run.last_seq]
+        if entered:
+            found = store.load_checkpoints(unit.tx, unit.namespace, entered)
+            _fill_batches(unit, found)
+            for checkpoint in found:
+                checkpoints.setdefault(checkpoint.run_id, []).append(checkpoint)
+        for run_id, row in store.load_metadata(unit.tx, unit.namespace, old_ids).items():
+            metadata[run_id] = (row[1], row[3])
+    for run in starts:
+        assert run.session is not None
+        new = unit.created.get(run.id)
+        task = unit.world.tasks.get((unit.namespace, run.task))
+        document, marks = metadata.get(run.id, (new.metadata if new is not None else b"", b""))
+        unit.delivery(run.session).starts.append(
+            Order(
+                run=run,
+                inputs=unit.inputs_of(run.id, new) if new is not None else inputs[run.id],
+                checkpoints=applicable(run, checkpoints.get(run.id, ())),
+                metadata=document,
+                marks=marks,
+                max_duration_us=task.max_duration_us if task is not None else None,
+                is_reentry=run.fence > 1,
+            )
+        )
+
+
+def inputs_of_row(row: tuple[object, ...]) -> Inputs:
+    """Inputs from a row of `store.load_inputs`."""
+    run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, _options, trace, replay = row
+    return Inputs(
+        payload=payload,  # type: ignore[arg-type]
+        tags=json.loads(tags) if tags else [],  # type: ignore[arg-type]
+        key=key,  # type: ignore[arg-type]
+        trace=trace,  # type: ignore[arg-type]
+        parent=parent,  # type: ignore[arg-type]
+        root=root or run_id,  # type: ignore[arg-type]
+        batch=batch,  # type: ignore[arg-type]
+        depth=depth,  # type: ignore[arg-type]
+        created_at=created_at,  # type: ignore[arg-type]
+        is_replay=bool(replay),
+    )
+
+
+def applicable(run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints that count in the run's present attempt: what succeeded ever, what is pending, and failures of
+    this attempt or permanent ones. A new attempt asks again for the others (promise 3)."""
+    return [
+        one
+        for one in checkpoints
+        if one.status in (m.SUCCEEDED, m.PENDING)
+        or one.attempt == run.attempt
+        or (one.status == m.FAILED_CHECKPOINT and one.permanent)
+    ]
+
+
+def _fill_batches(unit: UnitOfWork, checkpoints: list[Checkpoint]) -> None:
+    wanted = [one for one in checkpoints if one.kind in (m.BATCH, m.BATCH_TRIGGER) and one.subject is not None]
+    if wanted:
+        unit.flush()
+        entries = batch_entries(unit, list({one.subject for one in wanted if one.subject is not None}))
+        for one in wanted:
+            assert one.subject is not None
+            one.entries = entries[one.subject]

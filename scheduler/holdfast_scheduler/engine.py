@@ -1,0 +1,254 @@
+"""The engine as the services see it: commands in, outcomes after the commit, deliveries to connected sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from holdfast_scheduler import ids, reads, store
+from holdfast_scheduler import model as m
+from holdfast_scheduler.commit_loop import CommitLoop, Committed
+from holdfast_scheduler.database import READERS, Database
+from holdfast_scheduler.definitions import task_row
+from holdfast_scheduler.dispatch import Offer
+from holdfast_scheduler.model import Command, Delivery, TaskRow
+from holdfast_scheduler.settings import Settings
+from holdfast_scheduler.timers import Timers
+from holdfast_scheduler.unit_of_work import World
+from holdfast_scheduler.watching import Watchers
+
+log = logging.getLogger("holdfast.scheduler")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STOP_WAIT: Final = 5.0
+"""Seconds that the last commits may take when the scheduler stops."""
+
+
+class Connection(Protocol):
+    """The stream of a session, as the engine sees it. Its methods are called on the event loop and must not block."""
+
+    session: bytes
+    namespace: str
+    worker: str
+
+    def offer(self) -> Offer | None:
+        """What the worker can take now; None while it takes nothing."""
+
+    def deliver(self, delivery: Delivery | None, acknowledged: int) -> None:
+        """Send what a commit brought. `acknowledged` is the highest committed frame of reports, 0 for none."""
+
+    def close(self, reason: str) -> None:
+        """End the stream; the worker comes back and the reconnect exchange brings both ends together."""
+
+
+class Engine:
+    """One per scheduler process. Make and use it in a running event loop."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.settings = settings
+        self.database = database
+        self.watchers = Watchers()
+        self.replica = ids.new_id()
+        self._world = World(settings)
+        self._connections: dict[bytes, Connection] = {}
+        self._offer_tasks: dict[tuple[str, str], int] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._look_task: asyncio.Task[None] | None = None
+        self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
+        self._timers = Timers(self._runs_due)
+        self._token_timers = Timers(self._tokens_due)
+        self._graces: set[asyncio.TimerHandle] = set()
+        self._commits = CommitLoop(
+            database, self._world, self.replica, self._offers, self._after_commit, self._close_connections
+        )
+
+    @property
+    def replica_id(self) -> str:
+        """Name of this replica."""
+        return ids.to_text("replica_", self.replica)
+
+    @property
+    def meter(self) -> Any:
+        """Counts of the commit loop."""
+        return self._commits.meter
+
+    async def start(self) -> None:
+        """Learn what the database knows, and begin to commit."""
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._readers, self._load_tasks)
+        for namespace, row in rows:
+            self._world.learn(namespace, row)
+        self._loop_task = loop.create_task(self._commits.run())
+        self._look_task = loop.create_task(self._look())
+
+    def _load_tasks(self) -> list[tuple[str, TaskRow]]:
+        tx = self.database.begin()
+        try:
+            return [
+                (namespace, task_row(definition, version, registered_at))
+                for namespace, _id, version, registered_at, definition in store.load_tasks(tx)
+            ]
+        finally:
+            tx.rollback()
+
+    async def stop(self) -> None:
+        """Commit what is queued, then end."""
+        if self._look_task is not None:
+            self._look_task.cancel()
+        self._timers.stop()
+        self._token_timers.stop()
+        for handle in self._graces:
+            handle.cancel()
+        self.watchers.stop()
+        await self._commits.stop()
+        if self._loop_task is not None:
+            await asyncio.wait([self._loop_task], timeout=STOP_WAIT)
+        self._commits.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    # --- for the services -------------------------------------------------------------------------------------------------
+
+    async def do(self, command: Command) -> Any:
+        """Carry out a command; returns its outcome after the commit. Raises: RequestError."""
+        return await self._commits.submit(command)
+
+    def send(self, command: Command) -> None:
+        """Carry out a command whose outcome travels in a delivery."""
+        self._commits.submit(command, wanted=False)
+
+    async def read(self, function: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query in a reader's thread."""
+
+        def run() -> T:
+            with self.database.reader() as connection:
+                return function(connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    async def task(self, namespace: str, task_id: str) -> TaskRow | None:
+        """The newest definition of a task."""
+        return self._world.tasks.get((namespace, task_id))
+
+    def task_ids(self, namespace: str) -> list[str]:
+        """All tasks of a namespace."""
+        return [task for ns, task in self._world.tasks if ns == namespace]
+
+    def workers(self, namespace: str, task_id: str) -> int:
+        """Workers connected to this replica that have the task."""
+        return self._offer_tasks.get((namespace, task_id), 0)
+
+    # --- for the connections ------------------------------------------------------------------------------------------------
+
+    def connect(self, connection: Connection, definitions: list[TaskRow]) -> None:
+        """A session is connected: its worker may be given work."""
+        old = self._connections.get(connection.session)
+        if old is not None:
+            self._count(old, -1)
+            old.close("a newer connection of this session exists")
+        self._connections[connection.session] = connection
+        self._world.worker_names[connection.session] = connection.worker
+        for row in definitions:
+            self._world.learn(connection.namespace, row)
+        self._count(connection, +1)
+        self._commits.expect_backlog(connection.namespace)
+
+    def _count(self, connection: Connection, by: int) -> None:
+        for task in connection.tasks if hasattr(connection, "tasks") else ():
+            key = (connection.namespace, task)
+            self._offer_tasks[key] = self._offer_tasks.get(key, 0) + by
+
+    def disconnect(self, connection: Connection, connection_no: int, *, goodbye: bool) -> None:
+        """A stream has ended. Without a goodbye the worker may come back within the grace; then it counts as lost."""
+        if self._connections.get(connection.session) is connection:
+            del self._connections[connection.session]
+            self._count(connection, -1)
+        if goodbye:
+            self.send(m.EndSession(connection.namespace, connection.session, False, "", connection_no))
+            return
+        evidence = f"the stream of worker {connection.worker} ended and it did not come back"
+        command = m.EndSession(connection.namespace, connection.session, True, evidence, connection_no)
+
+        def lost() -> None:
+            self._graces.discard(handle)
+            self.send(command)
+
+        handle = asyncio.get_running_loop().call_later(self.settings.reconnect_grace, lost)
+        self._graces.add(handle)
+
+    def credit_changed(self, namespace: str) -> None:
+        """A worker can take more: look into the queues if anything may wait there."""
+        if self._commits.has_backlog(namespace):
+            self.send(m.Look(namespace))
+
+    # --- after each commit, and by the clock --------------------------------------------------------------------------------
+
+    def _offers(self) -> dict[str, list[Offer]]:
+        offers: dict[str, list[Offer]] = {}
+        for connection in self._connections.values():
+            offer = connection.offer()
+            if offer is not None:
+                offers.setdefault(offer.namespace, []).append(offer)
+        return offers
+
+    def _after_commit(self, commits: list[Committed]) -> None:
+        for committed in commits:
+            namespace = committed.namespace
+            for session in {**committed.deliveries, **committed.acknowledged}:
+                connection = self._connections.get(session)
+                if connection is not None:
+                    connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
+            for session in committed.ended_sessions:
+                self._world.worker_names.pop(session, None)
+                connection = self._connections.get(session)
+                if connection is not None:
+                    connection.close("the session has ended")
+            if committed.ended:
+                self.watchers.ended(namespace, committed.ended)
+                for run_id, *_ in committed.ended:
+                    self._timers.forget(namespace, run_id)
+            if committed.touched:
+                self.watchers.changed(namespace, committed.touched)
+            self._timers.set_clock(committed.now)
+            if committed.timed:
+                self._timers.add(namespace, committed.timed)
+            if committed.timed_tokens:
+                self._token_timers.set_clock(committed.now)
+                self._token_timers.add(namespace, committed.timed_tokens)
+
+    def _runs_due(self, due: dict[str, list[bytes]]) -> None:
+        for namespace, run_ids in due.items():
+            self.send(m.RunsDue(namespace, run_ids))
+
+    def _tokens_due(self, due: dict[str, list[bytes]]) -> None:
+        for namespace, token_ids in due.items():
+            self.send(m.TokensDue(namespace, token_ids))
+
+    def _close_connections(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close("the outcome of a commit is unknown")
+
+    async def _look(self) -> None:
+        """Each second: what nobody else would move, and what other replicas have ended."""
+        while True:
+            await asyncio.sleep(self.settings.look_interval)
+            steady = self._commits.steady_since
+            # Leases are judged only by a replica that has itself committed without a gap for a whole lease: after an
+            # outage the workers must have had their chance to renew.
+            may_expire = steady is not None and time.monotonic() - steady > self.settings.lease
+            try:
+                await self.do(m.Tick(expire_sessions=may_expire))
+                for namespace, run_ids in self.watchers.watched().items():
+                    found = await self.read(reads.ended_watched, namespace, run_ids)
+                    self.watchers.noticed(namespace, found)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.debug("look failed error=%s", error)

@@ -1,0 +1,142 @@
+"""Effects on other runs, in the same commit, to a fixpoint: an end wakes whoever waits for it and ends the children
+that end with it.
+
+There is no later step at which "the parent never resumes" could happen. A fan-out beyond `FAN_OUT_LIMIT` rows is
+written to `pending_events` in the same commit and drained by the next ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from holdfast.v1.payload_pb2 import TaskError
+from holdfast_scheduler import ids, store
+from holdfast_scheduler import model as m
+from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler.model import BatchEntry, Checkpoint
+from holdfast_scheduler.unit_of_work import UnitOfWork
+
+FAN_OUT_LIMIT: Final = 10_000
+"""Runs that one commit changes beyond those it was asked to."""
+
+EVENT_ENDED: Final = 1
+EVENT_CANCEL_CHILDREN: Final = 2
+
+_ABORTED: Final = TaskError.DESCRIPTOR.fields_by_name["kind"].enum_type.values_by_name["TASK_ERROR_KIND_ABORTED"].number
+
+
+def propagate(unit: UnitOfWork) -> None:
+    """Carry out what ends and cancellations mean for other runs until nothing follows any more."""
+    while unit.ended or unit.cancel_children:
+        ended, unit.ended = unit.ended, []
+        parents, unit.cancel_children = unit.cancel_children, []
+        if len(unit.runs) > FAN_OUT_LIMIT:
+            _postpone(unit, [run.id for run in ended], parents)
+            return
+        parents += [run.id for run in ended if run.status != m.COMPLETED and run.last_seq]
+        if parents:
+            cancel_children(unit, parents)
+        awaited = [run.id for run in ended if run.awaited]
+        if awaited:
+            answer_waiters(unit, awaited)
+
+
+def _postpone(unit: UnitOfWork, ended: list[bytes], parents: list[bytes]) -> None:
+    rows = [(unit.namespace, ids.new_id(), EVENT_ENDED, run_id) for run_id in ended]
+    rows += [(unit.namespace, ids.new_id(), EVENT_CANCEL_CHILDREN, run_id) for run_id in parents]
+    store.insert_pending_events(unit.tx, rows)
+
+
+def replay_event(unit: UnitOfWork, kind: int, run_id: bytes) -> None:
+    """Take up an event that was postponed."""
+    if kind == EVENT_CANCEL_CHILDREN:
+        unit.cancel_children.append(run_id)
+        return
+    unit.load([run_id])
+    run = unit.runs.get(run_id)
+    if run is not None:
+        unit.ended.append(run)
+
+
+def cancel_children(unit: UnitOfWork, parents: list[bytes]) -> None:
+    """Cancel the open children that end with these parents."""
+    unit.flush()
+    for child in unit.adopt(store.load_open_children(unit.tx, unit.namespace, parents)):
+        if not m.is_final(child.status):
+            unit.transition(child, rules.CANCEL)
+
+
+def answer_waiters(unit: UnitOfWork, ended: list[bytes]) -> None:
+    """Settle the checkpoints and batches that wait for runs which have ended."""
+    unit.flush_checkpoints()
+    waiters = store.load_waiters(unit.tx, unit.namespace, ended)
+    unit.load(checkpoint.run_id for checkpoint in waiters)
+    missing = [run_id for run_id in ended if run_id not in unit.results]
+    stored = store.load_results(unit.tx, unit.namespace, missing) if missing else {}
+    for checkpoint in waiters:
+        child = checkpoint.subject
+        assert child is not None
+        if child in unit.results:
+            output, error = unit.results[child]
+            status = unit.runs[child].status
+        else:
+            _, status, output, error = stored[child]
+        settle_child(unit, checkpoint, status, output, error)
+    _count_batches(unit, ended)
+
+
+def settle_child(
+    unit: UnitOfWork, checkpoint: Checkpoint, status: int, output: bytes | None, error: bytes | None
+) -> None:
+    """Answer a wait for a child with how it ended."""
+    unit.settle(
+        checkpoint,
+        m.SUCCEEDED if status == m.COMPLETED else m.FAILED_CHECKPOINT,
+        value=output,
+        error=error,
+        permanent=is_permanent(status, error),
+        child_status=status,
+    )
+
+
+def is_permanent(status: int, error: bytes | None) -> bool:
+    """Whether a failed child is kept as failed in later attempts of its parent: it aborted, so asking again is futile."""
+    return status == m.FAILED and error is not None and TaskError.FromString(error).kind == _ABORTED
+
+
+def _count_batches(unit: UnitOfWork, ended: list[bytes]) -> None:
+    counts: dict[bytes, int] = {}
+    for _run, batch in set(store.load_memberships(unit.tx, unit.namespace, ended)):
+        counts[batch] = counts.get(batch, 0) + 1
+    if not counts:
+        return
+    batches = store.load_batches(unit.tx, unit.namespace, list(counts))
+    rows = [(unit.namespace, key, max(0, row[1] - counts[key])) for key, row in batches.items() if row[1] > 0]
+    store.update_batches(unit.tx, rows)
+    done = [row[1] for row in rows if row[2] == 0]
+    if done:
+        settle_batches(unit, done)
+
+
+def settle_batches(unit: UnitOfWork, batches: list[bytes]) -> None:
+    """Answer the waits for batches of which every item has ended."""
+    unit.flush()
+    waiters = store.load_waiters(unit.tx, unit.namespace, batches)
+    unit.load(checkpoint.run_id for checkpoint in waiters)
+    entries = batch_entries(unit, batches)
+    for checkpoint in waiters:
+        assert checkpoint.subject is not None
+        unit.settle(checkpoint, m.SUCCEEDED, entries=entries[checkpoint.subject])
+
+
+def batch_entries(unit: UnitOfWork, batches: list[bytes]) -> dict[bytes, list[BatchEntry]]:
+    """The items of batches with the results of those that have ended, in input order."""
+    found: dict[bytes, list[BatchEntry]] = {batch: [] for batch in batches}
+    for batch, run_id, is_cached, fault, status, output, error in store.load_batch_entries(
+        unit.tx, unit.namespace, batches
+    ):
+        if run_id is None:
+            found[batch].append(BatchEntry(None, False, m.FAILED, None, fault))
+        else:
+            found[batch].append(BatchEntry(run_id, is_cached, status if m.is_final(status) else 0, output, error))
+    return found

@@ -1,0 +1,112 @@
+"""Sessions of workers: opening, resuming, leases, and what becomes of the runs when one ends."""
+
+from __future__ import annotations
+
+from holdfast_scheduler import model as m
+from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler import store
+from holdfast_scheduler.dispatch import applicable
+from holdfast_scheduler.model import EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
+from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
+
+
+def lease_us(unit: UnitOfWork) -> int:
+    """Length of a lease in microseconds."""
+    return round(unit.world.settings.lease * 1e6)
+
+
+def open_session(unit: UnitOfWork, command: OpenSession, replica: bytes) -> int:
+    """Begin a session and learn its tasks. Returns the connection number."""
+    lease_until = unit.now + lease_us(unit)
+    row = (unit.namespace, command.session, command.secret, 1, replica, lease_until, command.worker, command.version)
+    store.upsert_session(unit.tx, row)
+    _register(unit, command.definitions)
+    return 1
+
+
+def resume_session(unit: UnitOfWork, command: ResumeSession, replica: bytes) -> int | None:
+    """Go on with a session over a new connection. Returns its number; None when the session is gone or the secret is
+    wrong."""
+    row = store.load_session(unit.tx, unit.namespace, command.session)
+    if row is None or bytes(row[1]) != command.secret:
+        return None
+    number = int(row[2]) + 1
+    lease_until = unit.now + lease_us(unit)
+    store.upsert_session(
+        unit.tx, (unit.namespace, command.session, row[1], number, replica, lease_until, row[5], row[6])
+    )
+    _register(unit, command.definitions)
+    return number
+
+
+def _register(unit: UnitOfWork, definitions: list[m.TaskRow]) -> None:
+    """Write definitions that are new or differ. A version is as old as its first announcement, so that an old worker
+    that reconnects does not become the newest."""
+    rows = []
+    for row in definitions:
+        known = unit.world.version_of(unit.namespace, row.id, row.version)
+        row.registered_at = unit.now if known is None else known.registered_at
+        if known is None or known.definition != row.definition:
+            rows.append((unit.namespace, row.id, row.version, row.registered_at, row.definition))
+    if rows:
+        store.upsert_tasks(unit.tx, rows)
+
+
+def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
+    """Compare what a reconnected session holds with what the rows say.
+
+    What it holds under the current fence stays, and it is told what it may have missed. A resume that was committed
+    but never arrived is sent again: the body it holds is exactly the one to go on with. What the rows give it and it
+    does not have (a start that never arrived) is released at once, without attempt or recovery. Everything else it
+    holds belongs to others by now: it drops that.
+    """
+    delivery = unit.delivery(command.session)
+    rows = {run.id: run for run in unit.adopt(store.load_session_runs(unit.tx, unit.namespace, command.session))}
+    kept: list[Run] = []
+    again: list[Run] = []
+    for run_id, fence in command.held.items():
+        run = rows.pop(run_id, None)
+        if run is None or run.session != command.session:
+            delivery.drops.append((run_id, fence, "another execution has the run, or it has ended"))
+        elif run.fence == fence:
+            kept.append(run)
+        elif run.status == m.EXECUTING and run.fence == fence + 1 and run.last_report == 0:
+            again.append(run)
+        else:
+            delivery.drops.append((run_id, fence, "another execution has the run"))
+            rows[run_id] = run
+    for run in rows.values():
+        unit.transition(run, rules.RELEASE)
+    checkpoints: dict[bytes, list[m.Checkpoint]] = {}
+    wanted = [run.id for run in (*kept, *again) if run.last_seq]
+    for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, wanted) if wanted else ():
+        checkpoints.setdefault(checkpoint.run_id, []).append(checkpoint)
+    for run in kept:
+        if run.status == m.CANCELING:
+            delivery.cancels.append((run.id, run.fence))
+        for checkpoint in checkpoints.get(run.id, ()):
+            if checkpoint.settled_order and run.status == m.EXECUTING and checkpoint.status != m.ABANDONED:
+                delivery.updates.append((run.id, run.fence, checkpoint))
+        if run.status == m.QUEUED:
+            unit.queued[run.id] = run
+    for run in again:
+        settled = [one for one in checkpoints.get(run.id, ()) if one.settled_order > run.seen]
+        delivery.resumes.append(Order(run, None, applicable(run, settled)))
+
+
+def end_session(unit: UnitOfWork, command: EndSession) -> bool:
+    """End a session and give what it held to others. Returns whether it ended now."""
+    row = store.load_session(unit.tx, unit.namespace, command.session)
+    if row is None or (command.connection_no is not None and int(row[2]) != command.connection_no):
+        return False
+    store.delete_session(unit.tx, unit.namespace, command.session)
+    error = error_bytes("CRASHED", "WorkerLost", command.evidence) if command.lost else None
+    for run in unit.adopt(store.load_session_runs(unit.tx, unit.namespace, command.session)):
+        if run.session != command.session:
+            continue
+        if command.lost:
+            unit.transition(run, rules.LOSE, error=error, attempt_state=m.ATTEMPT_LOST)
+        else:
+            unit.transition(run, rules.RELEASE)
+    unit.deliveries.pop(command.session, None)
+    return True

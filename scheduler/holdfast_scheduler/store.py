@@ -1,0 +1,519 @@
+"""Every statement that the engine sends, by what it is for. Each is set-based: one per batch, never one per run.
+
+Lock order (PostgreSQL; SQLite has one writer): keys, then tokens and batches, then runs by id with parents and waiters
+included, then queues by name, then claims with SKIP LOCKED. Whatever a decision depends on is read in a statement
+issued after its lock was granted. Where the order cannot be kept (a waiter that is only found later) the database
+reports a deadlock and the commit loop tries the whole batch again; nothing was answered yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from holdfast_scheduler import model as m
+from holdfast_scheduler import schema
+from holdfast_scheduler.database import Row, Transaction
+from holdfast_scheduler.model import Checkpoint, Run
+
+_RUN_KEY: Final = ("namespace", "id")
+_RUN_CHANGING: Final = (
+    "version",
+    "order_at",
+    "status",
+    "reason",
+    "attempt",
+    "max_attempts",
+    "recoveries",
+    "fence",
+    "last_report",
+    "settled",
+    "pushed",
+    "seen",
+    "last_seq",
+    "session",
+    "pending",
+    "wake_at",
+    "timer_at",
+    "deadline_at",
+    "due_at",
+    "started_at",
+    "awaited",
+)
+RUN_COLUMNS: Final = tuple(Run.__dataclass_fields__)
+_RUN_SELECT: Final = ", ".join(RUN_COLUMNS)
+_RUN_INSERT: Final = ("namespace", *RUN_COLUMNS)
+
+INPUT_COLUMNS: Final = (
+    "namespace",
+    "run_id",
+    "task",
+    "created_at",
+    "parent",
+    "root",
+    "batch",
+    "depth",
+    "payload",
+    "fingerprint",
+    "tags",
+    "key",
+    "options",
+    "trace",
+    "is_replay",
+)
+CHECKPOINT_COLUMNS: Final = (
+    "namespace",
+    "run_id",
+    "seq",
+    "identity",
+    "kind",
+    "name",
+    "status",
+    "fingerprint",
+    "settled_order",
+    "attempt",
+    "permanent",
+    "value",
+    "error",
+    "subject",
+    "is_cached",
+    "payload_differs",
+    "due_at",
+    "location",
+)
+_CHECKPOINT_SELECT: Final = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS[1:])
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def load_runs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Run]:
+    """Lock and load runs by id."""
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND id {{in}}"
+    return [Run(*row) for row in tx.fetch_in(sql, sorted(ids), (namespace,), lock="id")]
+
+
+def load_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Run]:
+    """Lock and load the open runs that a session executes or holds parked."""
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND session {{in}}"
+    return [Run(*row) for row in tx.fetch_in(sql, [session], (namespace,), lock="id")]
+
+
+def load_open_children(tx: Transaction, namespace: str, parents: Sequence[bytes]) -> list[Run]:
+    """Lock and load the open children that end with their parents."""
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status < 10 AND on_parent_end = 1 AND parent {{in}}"
+    return [Run(*row) for row in tx.fetch_in(sql, sorted(parents), (namespace,), lock="id")]
+
+
+def claim(tx: Transaction, namespace: str, tasks: Sequence[str], limit: int) -> list[Run]:
+    """Lock and load queued runs that any of these tasks' workers may start, oldest order first, passing over runs that
+    another replica has locked."""
+    sql = (
+        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
+        " AND task {in} ORDER BY order_at"
+    )
+    return [Run(*row) for row in tx.claim_in(sql, tasks, (namespace,), limit)]
+
+
+def claim_parked(tx: Transaction, namespace: str, sessions: Sequence[bytes], limit: int) -> list[Run]:
+    """Load woken runs whose parked bodies these sessions hold, oldest order first."""
+    sql = (
+        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2"
+        " AND session {in} ORDER BY order_at"
+    )
+    return [Run(*row) for row in tx.claim_in(sql, sessions, (namespace,), limit)]
+
+
+def overdue(tx: Transaction, before: int, limit: int) -> list[Row]:
+    """(namespace, id, due_at) of runs whose timer lies before an instant."""
+    return tx.fetch(
+        "SELECT namespace, id, due_at FROM runs WHERE due_at IS NOT NULL AND due_at < ? ORDER BY due_at LIMIT ?",
+        (before, limit),
+    )
+
+
+def insert_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
+    """Insert hot rows."""
+    tx.insert(
+        schema.runs,
+        _RUN_INSERT,
+        [
+            (
+                namespace,
+                r.id,
+                r.task,
+                r.version,
+                r.queue,
+                r.lane,
+                r.order_at,
+                r.status,
+                r.reason,
+                r.attempt,
+                r.max_attempts,
+                r.recoveries,
+                r.fence,
+                r.last_report,
+                r.settled,
+                r.pushed,
+                r.seen,
+                r.last_seq,
+                r.session,
+                r.pending,
+                r.wake_at,
+                r.timer_at,
+                r.deadline_at,
+                r.due_at,
+                r.started_at,
+                r.parent,
+                r.on_parent_end,
+                r.awaited,
+            )
+            for r in runs
+        ],
+    )
+
+
+def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
+    """Write back what may have changed in hot rows."""
+    tx.update(
+        schema.runs,
+        _RUN_KEY,
+        _RUN_CHANGING,
+        [
+            (
+                namespace,
+                r.id,
+                r.version,
+                r.order_at,
+                r.status,
+                r.reason,
+                r.attempt,
+                r.max_attempts,
+                r.recoveries,
+                r.fence,
+                r.last_report,
+                r.settled,
+                r.pushed,
+                r.seen,
+                r.last_seq,
+                r.session,
+                r.pending,
+                r.wake_at,
+                r.timer_at,
+                r.deadline_at,
+                r.due_at,
+                r.started_at,
+                r.awaited,
+            )
+            for r in runs
+        ],
+    )
+
+
+# --- inputs, results, attempts ------------------------------------------------------------------------------------------
+
+
+def insert_inputs(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert the insert-once part of runs; rows in the order of INPUT_COLUMNS."""
+    tx.insert(schema.run_inputs, INPUT_COLUMNS, rows)
+
+
+def load_inputs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """INPUT_COLUMNS without the namespace, by run id."""
+    sql = f"SELECT {', '.join(INPUT_COLUMNS[1:])} FROM run_inputs WHERE namespace = ? AND run_id {{in}}"
+    return {row[0]: row for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def load_lineage(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """(run_id, task, parent, root, depth) by run id."""
+    sql = "SELECT run_id, task, parent, root, depth FROM run_inputs WHERE namespace = ? AND run_id {in}"
+    return {row[0]: row for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def load_fingerprints(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Fingerprints of the runs' payloads by run id."""
+    sql = "SELECT run_id, fingerprint FROM run_inputs WHERE namespace = ? AND run_id {in}"
+    return {row[0]: row[1] for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def insert_tags(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, tag, run_id)."""
+    tx.insert(schema.run_tags, ("namespace", "tag", "run_id"), rows, skip=True)
+
+
+def insert_results(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, run_id, output, error, ended_at, worker)."""
+    tx.insert(schema.run_results, ("namespace", "run_id", "output", "error", "ended_at", "worker"), rows)
+
+
+def load_results(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """(run_id, status, output, error) of final runs by run id."""
+    sql = (
+        "SELECT r.id, r.status, x.output, x.error FROM runs r JOIN run_results x"
+        " ON x.namespace = r.namespace AND x.run_id = r.id WHERE r.namespace = ? AND r.status >= 10 AND r.id {in}"
+    )
+    return {row[0]: row for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def insert_attempts(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, run_id, fence, number, state, started_at, ended_at, worker, error)."""
+    columns = ("namespace", "run_id", "fence", "number", "state", "started_at", "ended_at", "worker", "error")
+    tx.insert(schema.attempts, columns, rows, skip=True)
+
+
+def insert_logs(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, run_id, fence, report, place, record)."""
+    tx.insert(schema.run_logs, ("namespace", "run_id", "fence", "report", "place", "record"), rows, skip=True)
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def insert_checkpoints(tx: Transaction, namespace: str, made: Iterable[Checkpoint]) -> None:
+    """Insert checkpoints. A child's output is not copied: it is read from the child."""
+    tx.insert(
+        schema.checkpoints,
+        CHECKPOINT_COLUMNS,
+        [
+            (
+                namespace,
+                c.run_id,
+                c.seq,
+                c.identity,
+                c.kind,
+                c.name,
+                c.status,
+                c.fingerprint,
+                c.settled_order,
+                c.attempt,
+                c.permanent,
+                None if c.kind == m.CHILD else c.value,
+                c.error,
+                c.subject,
+                c.is_cached,
+                c.payload_differs,
+                c.due_at,
+                c.location,
+            )
+            for c in made
+        ],
+    )
+
+
+def settle_checkpoints(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Settle pending checkpoints: (namespace, run_id, seq, status, settled_order, permanent, value, error)."""
+    columns = ("status", "settled_order", "permanent", "value", "error")
+    tx.update(schema.checkpoints, ("namespace", "run_id", "seq"), columns, rows)
+
+
+def load_checkpoints(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Checkpoint]:
+    """All checkpoints of runs in order of creation; those of ended children with their status, output and error."""
+    sql = (
+        f"SELECT {_CHECKPOINT_SELECT}, r.status, x.output, x.error FROM checkpoints c"
+        " LEFT JOIN runs r ON c.kind = 3 AND r.namespace = c.namespace AND r.id = c.subject"
+        " LEFT JOIN run_results x ON c.kind = 3 AND x.namespace = c.namespace AND x.run_id = c.subject"
+        " WHERE c.namespace = ? AND c.run_id {in}"
+    )
+    rows = tx.fetch_in(sql, ids, (namespace,))
+    found = []
+    for row in sorted(rows, key=lambda row: (row[0], row[1])):
+        one = Checkpoint(*row[:-3])
+        if row[-3] is not None and one.status != m.PENDING:
+            one.child_status = row[-3]
+            one.value = row[-2]
+            one.error = one.error or row[-1]
+        found.append(one)
+    return found
+
+
+def load_pending(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Checkpoint]:
+    """Pending checkpoints of runs."""
+    sql = f"SELECT {_CHECKPOINT_SELECT} FROM checkpoints c WHERE c.namespace = ? AND c.status = 1 AND c.run_id {{in}}"
+    return [Checkpoint(*row) for row in tx.fetch_in(sql, ids, (namespace,))]
+
+
+def load_waiters(tx: Transaction, namespace: str, subjects: Sequence[bytes]) -> list[Checkpoint]:
+    """Pending checkpoints that wait for these runs, batches or tokens."""
+    sql = f"SELECT {_CHECKPOINT_SELECT} FROM checkpoints c WHERE c.namespace = ? AND c.status = 1 AND c.subject {{in}}"
+    return [Checkpoint(*row) for row in tx.fetch_in(sql, subjects, (namespace,))]
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------------
+
+
+def load_keys(tx: Transaction, namespace: str, kind: str, hashes: Sequence[bytes]) -> dict[bytes, Row]:
+    """Lock and load (hash, task, subject, expires_at) by hash."""
+    sql = "SELECT hash, task, subject, expires_at FROM idempotency_keys WHERE namespace = ? AND kind = ? AND hash {in}"
+    return {row[0]: row for row in tx.fetch_in(sql, sorted(hashes), (namespace, kind), lock="hash")}
+
+
+def insert_keys(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, kind, task, hash, subject, expires_at). Raises ConflictError when another replica was faster:
+    the batch is tried again and then sees the winner."""
+    tx.insert(schema.idempotency_keys, ("namespace", "kind", "task", "hash", "subject", "expires_at"), rows)
+
+
+def replace_keys(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Point keys at other subjects; rows as for insert_keys."""
+    tx.update(
+        schema.idempotency_keys, ("namespace", "kind", "task", "hash"), ("subject", "expires_at"), sorted(rows)
+    )
+
+
+def delete_key(tx: Transaction, namespace: str, kind: str, task: str, digest: bytes) -> bool:
+    """Delete one key; whether it existed."""
+    sql = "DELETE FROM idempotency_keys WHERE namespace = ? AND kind = ? AND task = ? AND hash = ?"
+    return tx.execute(sql, (namespace, kind, task, digest)) > 0
+
+
+# --- batches ------------------------------------------------------------------------------------------------------------
+
+
+def insert_batches(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, id, remaining, fingerprint, created_at, key)."""
+    tx.insert(schema.batches, ("namespace", "id", "remaining", "fingerprint", "created_at", "key"), rows)
+
+
+def insert_batch_items(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, batch, place, run_id, is_cached, error)."""
+    tx.insert(schema.batch_items, ("namespace", "batch", "place", "run_id", "is_cached", "error"), rows)
+
+
+def load_batches(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """Lock and load (id, remaining, fingerprint) by id."""
+    sql = "SELECT id, remaining, fingerprint FROM batches WHERE namespace = ? AND id {in}"
+    return {row[0]: row for row in tx.fetch_in(sql, sorted(ids), (namespace,), lock="id")}
+
+
+def load_memberships(tx: Transaction, namespace: str, runs: Sequence[bytes]) -> list[Row]:
+    """(run_id, batch) of every batch item that these runs fill."""
+    return tx.fetch_in("SELECT run_id, batch FROM batch_items WHERE namespace = ? AND run_id {in}", runs, (namespace,))
+
+
+def update_batches(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, id, remaining)."""
+    tx.update(schema.batches, ("namespace", "id"), ("remaining",), rows)
+
+
+def load_batch_entries(tx: Transaction, namespace: str, batches: Sequence[bytes]) -> list[Row]:
+    """(batch, run_id, is_cached, item error, status, output, error) of batches' items in input order."""
+    sql = (
+        "SELECT i.batch, i.run_id, i.is_cached, i.error, r.status, x.output, x.error FROM batch_items i"
+        " LEFT JOIN runs r ON r.namespace = i.namespace AND r.id = i.run_id"
+        " LEFT JOIN run_results x ON x.namespace = i.namespace AND x.run_id = i.run_id"
+        " WHERE i.namespace = ? AND i.batch {in} ORDER BY i.batch, i.place"
+    )
+    return tx.fetch_in(sql, batches, (namespace,))
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------------
+
+
+def insert_tokens(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, id, status, tags, created_at, timeout_at, key)."""
+    tx.insert(schema.tokens, ("namespace", "id", "status", "tags", "created_at", "timeout_at", "key"), rows)
+
+
+def load_tokens(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """Lock and load (id, status, data, error, timeout_at) by id."""
+    sql = "SELECT id, status, data, error, timeout_at FROM tokens WHERE namespace = ? AND id {in}"
+    return {row[0]: row for row in tx.fetch_in(sql, sorted(ids), (namespace,), lock="id")}
+
+
+def update_tokens(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, id, status, completed_at, data, error)."""
+    tx.update(schema.tokens, ("namespace", "id"), ("status", "completed_at", "data", "error"), rows)
+
+
+def due_tokens(tx: Transaction, before: int, limit: int) -> list[Row]:
+    """(namespace, id, timeout_at) of pending tokens whose timeout lies before an instant."""
+    sql = (
+        "SELECT namespace, id, timeout_at FROM tokens WHERE status = 1 AND timeout_at IS NOT NULL AND timeout_at < ?"
+        " ORDER BY timeout_at LIMIT ?"
+    )
+    return tx.fetch(sql, (before, limit))
+
+
+# --- metadata -----------------------------------------------------------------------------------------------------------
+
+_METADATA: Final = ("committed", "live", "marks", "fence", "live_marks")
+
+
+def load_metadata(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """(run_id, committed, live, marks, fence, live_marks) by run id."""
+    sql = f"SELECT run_id, {', '.join(_METADATA)} FROM run_metadata WHERE namespace = ? AND run_id {{in}}"
+    return {row[0]: row for row in tx.fetch_in(sql, sorted(ids), (namespace,), lock="run_id")}
+
+
+def upsert_metadata(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, run_id, committed, live, marks, fence, live_marks)."""
+    tx.upsert(schema.run_metadata, ("namespace", "run_id"), _METADATA, rows)
+
+
+# --- tasks, sessions, pending events --------------------------------------------------------------------------------------
+
+
+def load_tasks(tx: Transaction) -> list[Row]:
+    """(namespace, id, version, registered_at, definition) of all definitions, oldest first."""
+    return tx.fetch("SELECT namespace, id, version, registered_at, definition FROM tasks ORDER BY registered_at")
+
+
+def upsert_tasks(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, id, version, registered_at, definition)."""
+    tx.upsert(schema.tasks, ("namespace", "id", "version"), ("registered_at", "definition"), rows)
+
+
+_SESSION: Final = ("secret", "connection_no", "replica", "lease_until", "worker", "version")
+
+
+def load_session(tx: Transaction, namespace: str, session: bytes) -> Row | None:
+    """Lock and load (id, secret, connection_no, replica, lease_until, worker, version)."""
+    sql = f"SELECT id, {', '.join(_SESSION)} FROM sessions WHERE namespace = ? AND id {{in}}"
+    rows = tx.fetch_in(sql, [session], (namespace,), lock="id")
+    return rows[0] if rows else None
+
+
+def upsert_session(tx: Transaction, row: Row) -> None:
+    """Write (namespace, id, secret, connection_no, replica, lease_until, worker, version)."""
+    tx.upsert(schema.sessions, ("namespace", "id"), _SESSION, [row])
+
+
+def renew_sessions(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, id, lease_until)."""
+    tx.update(schema.sessions, ("namespace", "id"), ("lease_until",), rows)
+
+
+def delete_session(tx: Transaction, namespace: str, session: bytes) -> None:
+    """Forget a session that has ended."""
+    tx.execute("DELETE FROM sessions WHERE namespace = ? AND id = ?", (namespace, session))
+
+
+def extend_leases(tx: Transaction, until: int) -> None:
+    """Give every session a fresh lease, after a start or an outage."""
+    tx.execute("UPDATE sessions SET lease_until = ? WHERE lease_until < ?", (until, until))
+
+
+def expired_sessions(tx: Transaction, now: int) -> list[Row]:
+    """(namespace, id, worker) of sessions whose lease is over."""
+    return tx.fetch("SELECT namespace, id, worker FROM sessions WHERE lease_until < ? LIMIT 100", (now,))
+
+
+def insert_pending_events(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, id, kind, run_id)."""
+    tx.insert(schema.pending_events, ("namespace", "id", "kind", "run_id"), rows)
+
+
+def take_pending_events(tx: Transaction, limit: int) -> list[Row]:
+    """Take (namespace, id, kind, run_id) off the table; they come back if the transaction is rolled back."""
+    rows = tx.fetch("SELECT namespace, id, kind, run_id FROM pending_events ORDER BY id LIMIT ?", (limit,))
+    for namespace in {row[0] for row in rows}:
+        ids = [row[1] for row in rows if row[0] == namespace]
+        tx.fetch_in("DELETE FROM pending_events WHERE namespace = ? AND id {in} RETURNING id", ids, (namespace,))
+    return rows
+
+
+def open_child_counts(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> list[Any]:
+    """(id, pushed) of runs that these sessions execute: what a replica compares with what it has delivered."""
+    sql = "SELECT id, pushed, status, fence FROM runs WHERE namespace = ? AND session {in}"
+    return list(tx.fetch_in(sql, sessions, (namespace,)))
+

@@ -1,0 +1,471 @@
+"""The working set of one commit in one namespace: rows that were locked, what changed, and what sessions must be told.
+
+Commands read and change rows here, through the rules of `run_machine`; `flush` writes what changed with a constant
+number of set-based statements. Nothing here leaves the process before the commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from holdfast.v1.payload_pb2 import TaskError
+from holdfast_scheduler import model as m
+from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler import store
+from holdfast_scheduler.database import Transaction
+from holdfast_scheduler.metadata_document import MetadataRow
+from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, Run, TaskRow
+from holdfast_scheduler.settings import Settings
+
+LINEAGE_KEPT: Final = 10_000
+"""Runs whose place in the family tree, which never changes, is kept in memory."""
+
+
+@dataclass(slots=True, eq=False)
+class Lineage:
+    """A run's place in the family tree."""
+
+    parent: bytes | None
+    root: bytes
+    depth: int
+    task: str
+
+
+class World:
+    """What a commit needs to know beyond the database: settings, task definitions, and things that never change."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rule_limits = rules.Limits(
+            resume_patience_us=round(settings.resume_patience * 1e6),
+            cancel_grace_us=round(settings.cancel_grace * 1e6),
+        )
+        self.tasks: dict[tuple[str, str], TaskRow] = {}
+        self._versions: dict[tuple[str, str, str], TaskRow] = {}
+        self._policies: dict[tuple[str, str, str], rules.Policy] = {}
+        self.lineage: OrderedDict[bytes, Lineage] = OrderedDict()
+        self.worker_names: dict[bytes, str] = {}
+
+    def learn(self, namespace: str, row: TaskRow) -> None:
+        """Take a definition in; the newest version is the task's."""
+        known = self.tasks.get((namespace, row.id))
+        if known is None or known.version == row.version or known.registered_at <= row.registered_at:
+            self.tasks[namespace, row.id] = row
+        self._versions[namespace, row.id, row.version] = row
+        self._policies[namespace, row.id, row.version] = rules.Policy(
+            factor=row.factor,
+            min_us=row.min_us,
+            max_us=row.max_us,
+            randomize=row.randomize,
+            max_recoveries=row.max_recoveries or self.settings.max_recoveries,
+        )
+
+    def version_of(self, namespace: str, task: str, version: str) -> TaskRow | None:
+        """The definition that one version of a task announced."""
+        return self._versions.get((namespace, task, version))
+
+    def policy(self, namespace: str, run: Run) -> rules.Policy:
+        """The policy of the version that the run started on, else of the newest."""
+        found = self._policies.get((namespace, run.task, run.version))
+        if found is None and (row := self.tasks.get((namespace, run.task))) is not None:
+            found = self._policies.get((namespace, run.task, row.version))
+        return found or rules.DEFAULT_POLICY
+
+
+def error_bytes(kind: str, type_name: str, message: str) -> bytes:
+    """A serialized TaskError of the scheduler's own making."""
+    return TaskError(kind=f"TASK_ERROR_KIND_{kind}", type=type_name, message=message).SerializeToString()
+
+
+_END_ERRORS: Final = {
+    m.CANCELED: error_bytes("CANCELED", "Canceled", "the run was canceled"),
+    m.TIMED_OUT: error_bytes("TIMED_OUT", "TimedOut", "the run met its time limit"),
+    m.EXPIRED: error_bytes("EXPIRED", "Expired", "the run had not started within its time to live"),
+}
+
+
+@dataclass(slots=True)
+class _MetadataChange:
+    fence: int = 0
+    own: list[MetadataOp] = field(default_factory=list)
+    commits: bool = False
+    outside: list[MetadataOp] = field(default_factory=list)
+    initial: bytes = b""
+
+
+class UnitOfWork:
+    """See the module."""
+
+    def __init__(self, tx: Transaction, namespace: str, world: World) -> None:
+        self.tx = tx
+        self.namespace = namespace
+        self.world = world
+        self.now = tx.now
+        self.runs: dict[bytes, Run] = {}
+        self.created: dict[bytes, NewRun] = {}
+        self.queued: dict[bytes, Run] = {}  # became claimable here
+        self.ended: list[Run] = []  # ended here and not propagated yet
+        self.all_ended: list[Run] = []
+        self.cancel_children: list[bytes] = []
+        self.results: dict[bytes, tuple[bytes | None, bytes | None]] = {}
+        self.deliveries: dict[bytes, Delivery] = {}
+        self.fresh: dict[bytes, list[Checkpoint]] = {}  # settled here while the run was parked
+        self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
+        self.timed_tokens: list[tuple[int, bytes]] = []
+        self.touched: set[bytes] = set()  # runs whose visible state changed
+        self._inserted: dict[bytes, Run] = {}  # rows to insert
+        self._changed: dict[bytes, Run] = {}  # rows to update
+        self._new_checkpoints: dict[tuple[bytes, int], Checkpoint] = {}
+        self._settled: dict[tuple[bytes, int], Checkpoint] = {}
+        self._retime: set[bytes] = set()
+        self._input_rows: list[tuple[Any, ...]] = []
+        self._tag_rows: list[tuple[Any, ...]] = []
+        self._result_rows: list[tuple[Any, ...]] = []
+        self._attempt_rows: list[tuple[Any, ...]] = []
+        self.log_rows: list[tuple[Any, ...]] = []
+        self._metadata: dict[bytes, _MetadataChange] = {}
+        self.key_inserts: dict[tuple[str, bytes], tuple[Any, ...]] = {}
+        self.key_updates: dict[tuple[str, bytes], tuple[Any, ...]] = {}
+
+    # --- loading --------------------------------------------------------------------------------------------------------
+
+    def load(self, ids: Iterable[bytes]) -> None:
+        """Lock and load runs that are not here yet; those that do not exist stay absent."""
+        missing = {run_id for run_id in ids if run_id not in self.runs}
+        if missing:
+            self.adopt(store.load_runs(self.tx, self.namespace, list(missing)))
+
+    def adopt(self, rows: Iterable[Run]) -> list[Run]:
+        """Take loaded rows in, and return the copies that count: those that were here before, if any."""
+        return [self.runs.setdefault(run.id, run) for run in rows]
+
+    def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:
+        """Where runs stand in the family tree."""
+        kept = self.world.lineage
+        wanted = set(ids)
+        missing = [run_id for run_id in wanted if run_id not in kept]
+        for row in store.load_lineage(self.tx, self.namespace, missing).values() if missing else ():
+            kept[row[0]] = Lineage(parent=row[2], root=row[3] or row[0], depth=row[4], task=row[1])
+        found = {run_id: kept[run_id] for run_id in wanted if run_id in kept}
+        while len(kept) > LINEAGE_KEPT:
+            kept.popitem(last=False)
+        return found
+
+    # --- changing -------------------------------------------------------------------------------------------------------
+
+    def create(self, run: Run, new: NewRun) -> None:
+        """Add a new run."""
+        self.runs[run.id] = run
+        self.created[run.id] = new
+        self._inserted[run.id] = run
+        self.touched.add(run.id)
+        self._input_rows.append(
+            (
+                self.namespace,
+                run.id,
+                run.task,
+                self.now,
+                new.parent,
+                new.root,
+                new.batch,
+                new.depth,
+                new.payload,
+                new.fingerprint,
+                json.dumps(new.tags) if new.tags else "",
+                new.key.display if new.key is not None else None,
+                new.options or None,
+                new.trace or None,
+                new.is_replay,
+            )
+        )
+        for tag in new.tags:
+            self._tag_rows.append((self.namespace, tag, run.id))
+        if new.metadata:
+            self._metadata.setdefault(run.id, _MetadataChange()).initial = new.metadata
+        if run.status == m.QUEUED:
+            self.queued[run.id] = run
+
+    def changed(self, run: Run) -> None:
+        """Have the hot row written back."""
+        if run.id not in self._inserted:
+            self._changed[run.id] = run
+
+    def transition(
+        self,
+        run: Run,
+        event: str,
+        *,
+        output: bytes | None = None,
+        error: bytes | None = None,
+        attempt_state: int = m.ATTEMPT_FAILED,
+        **args: Any,
+    ) -> int:
+        """Apply an event by the rules and take in its effects. Returns them."""
+        a = rules.Args(
+            self.now,
+            self.world.rule_limits,
+            self.world.policy(self.namespace, run) if event in (rules.FAIL, rules.LOSE) else rules.DEFAULT_POLICY,
+            **args,
+        )
+        if event in (rules.FAIL, rules.LOSE):
+            a.chance = random.random()
+        session, fence, started_at, attempt = run.session, run.fence, run.started_at, run.attempt
+        effects = rules.apply(run, event, a)
+        if effects & rules.REFUSED:
+            return effects
+        self.changed(run)
+        self.touched.add(run.id)
+        if effects & rules.CLAIMABLE:
+            self.queued[run.id] = run
+        if effects & rules.ATTEMPT_ENDED:
+            worker = self.world.worker_names.get(session or b"", "")
+            self._attempt_rows.append(
+                (self.namespace, run.id, fence, attempt, attempt_state, started_at, self.now, worker, error)
+            )
+        if effects & rules.ENDED:
+            self._end(run, output, error, session)
+        if effects & rules.CANCEL_CHILDREN and run.last_seq:
+            self.cancel_children.append(run.id)
+        if effects & rules.TELL_CANCEL and run.session is not None:
+            self.delivery(run.session).cancels.append((run.id, run.fence))
+        if effects & rules.TELL_DROP and a.former_session is not None:
+            self.delivery(a.former_session).drops.append((run.id, run.fence, f"the run is {m.STATUS_NAMES[run.status]}"))
+        return effects
+
+    def _end(self, run: Run, output: bytes | None, error: bytes | None, session: bytes | None) -> None:
+        self.queued.pop(run.id, None)
+        if run.status != m.COMPLETED:
+            output = None
+            error = _END_ERRORS.get(run.status, error) if run.status != m.TIMED_OUT or error is None else error
+        self.results[run.id] = (output, error)
+        worker = self.world.worker_names.get(session) if session is not None else None
+        self._result_rows.append((self.namespace, run.id, output, error, self.now, worker))
+        self.ended.append(run)
+        self.all_ended.append(run)
+
+    def record(self, run: Run, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint that a report makes. A settled one takes the next place in the order of settlements."""
+        self._new_checkpoints[run.id, checkpoint.seq] = checkpoint
+        run.last_seq = max(run.last_seq, checkpoint.seq)
+        if checkpoint.status == m.PENDING:
+            run.pending += 1
+            if checkpoint.due_at is not None and (run.timer_at is None or checkpoint.due_at < run.timer_at):
+                run.timer_at = checkpoint.due_at
+                rules.set_due(run)
+        else:
+            run.settled += 1
+            checkpoint.settled_order = run.settled
+        self.changed(run)
+
+    def tell(self, run: Run, checkpoint: Checkpoint) -> None:
+        """Tell the execution that a checkpoint it has just made is otherwise than it asked."""
+        if checkpoint.settled_order:
+            run.pushed = checkpoint.settled_order
+        if run.session is not None:
+            self.delivery(run.session).updates.append((run.id, run.fence, checkpoint))
+
+    def settle(
+        self,
+        checkpoint: Checkpoint,
+        status: int,
+        *,
+        value: bytes | None = None,
+        error: bytes | None = None,
+        permanent: bool = False,
+        child_status: int = 0,
+        entries: list[m.BatchEntry] | None = None,
+    ) -> None:
+        """Answer a pending checkpoint from outside, and wake its run if it waits. The run must be loaded."""
+        run = self.runs.get(checkpoint.run_id)
+        if run is None or m.is_final(run.status) or (checkpoint.run_id, checkpoint.seq) in self._settled:
+            return
+        run.settled += 1
+        run.pushed = run.settled
+        run.pending -= 1
+        checkpoint.status = status
+        checkpoint.settled_order = run.settled
+        checkpoint.permanent = permanent
+        checkpoint.value = value
+        checkpoint.error = error
+        checkpoint.child_status = child_status
+        checkpoint.entries = entries
+        self._settled[run.id, checkpoint.seq] = checkpoint
+        if checkpoint.due_at is not None:
+            self._retime.add(run.id)
+        self.changed(run)
+        self.transition(run, rules.SETTLED)
+        if run.status in (m.EXECUTING, m.CANCELING):
+            assert run.session is not None
+            self.delivery(run.session).updates.append((run.id, run.fence, checkpoint))
+        elif run.session is not None:
+            self.fresh.setdefault(run.id, []).append(checkpoint)
+
+    def abandon(self, run: Run, seqs: Iterable[int]) -> None:
+        """The body canceled durable calls of its own."""
+        self.flush_checkpoints()
+        wanted = set(seqs)
+        for checkpoint in store.load_pending(self.tx, self.namespace, [run.id]):
+            if checkpoint.seq in wanted and (run.id, checkpoint.seq) not in self._settled:
+                run.settled += 1
+                run.pending -= 1
+                checkpoint.status = m.ABANDONED
+                checkpoint.settled_order = run.settled
+                self._settled[run.id, checkpoint.seq] = checkpoint
+                if checkpoint.due_at is not None:
+                    self._retime.add(run.id)
+        self.changed(run)
+
+    def metadata(self, run: Run, operations: list[MetadataOp]) -> None:
+        """Take in the metadata operations of a report. One that is not provisional commits all before it."""
+        own = [one for one in operations if one.target <= 1]
+        if own:
+            change = self._metadata.setdefault(run.id, _MetadataChange())
+            change.fence = run.fence
+            change.own += own
+            change.commits = change.commits or any(not one.provisional for one in own)
+        if len(own) < len(operations):
+            line = self.lineages([run.id]).get(run.id)
+            for one in operations:
+                target = None if line is None else line.parent if one.target == 2 else line.root
+                if one.target > 1 and target is not None and target != run.id:
+                    self._metadata.setdefault(target, _MetadataChange()).outside.append(one)
+
+    def add_tags(self, run: Run, tags: list[str]) -> None:
+        """Add tags to a run."""
+        self._tag_rows += [(self.namespace, tag, run.id) for tag in tags]
+
+    def delivery(self, session: bytes) -> Delivery:
+        """What this commit brings to a session."""
+        found = self.deliveries.get(session)
+        if found is None:
+            found = self.deliveries[session] = Delivery()
+        return found
+
+    def inputs_of(self, run_id: bytes, new: NewRun) -> Inputs:
+        """The inputs of a run that was created here."""
+        return Inputs(
+            payload=new.payload,
+            tags=new.tags,
+            key=new.key.display if new.key is not None else None,
+            trace=new.trace or None,
+            parent=new.parent,
+            root=new.root or run_id,
+            batch=new.batch,
+            depth=new.depth,
+            created_at=self.now,
+            is_replay=new.is_replay,
+        )
+
+    # --- writing --------------------------------------------------------------------------------------------------------
+
+    def flush_checkpoints(self) -> None:
+        """Write new and settled checkpoints."""
+        tx = self.tx
+        if self._new_checkpoints:
+            store.insert_checkpoints(tx, self.namespace, self._new_checkpoints.values())
+            for key in self._new_checkpoints:
+                self._settled.pop(key, None)
+            self._new_checkpoints = {}
+        if self._settled:
+            store.settle_checkpoints(
+                tx,
+                [
+                    (
+                        self.namespace,
+                        c.run_id,
+                        c.seq,
+                        c.status,
+                        c.settled_order,
+                        c.permanent,
+                        None if c.kind == m.CHILD else c.value,
+                        c.error if c.kind != m.CHILD or not c.child_status else None,
+                    )
+                    for c in self._settled.values()
+                ],
+            )
+            self._settled = {}
+
+    def flush(self) -> None:
+        """Write everything that changed since the last flush."""
+        tx, namespace = self.tx, self.namespace
+        self.flush_checkpoints()
+        if self._retime:
+            self._find_timers()
+        if self._inserted:
+            store.insert_runs(tx, namespace, self._inserted.values())
+            store.insert_inputs(tx, self._input_rows)
+        if self._changed:
+            store.update_runs(tx, namespace, [self._changed[key] for key in sorted(self._changed)])
+        for run in (*self._inserted.values(), *self._changed.values()):
+            if run.due_at is not None:
+                self.timed.append((run.due_at, run.id))
+        self._inserted, self._changed, self._input_rows = {}, {}, []
+        if self._tag_rows:
+            store.insert_tags(tx, self._tag_rows)
+            self._tag_rows = []
+        if self._result_rows:
+            store.insert_results(tx, self._result_rows)
+            self._result_rows = []
+        if self._attempt_rows:
+            store.insert_attempts(tx, self._attempt_rows)
+            self._attempt_rows = []
+        if self.log_rows:
+            store.insert_logs(tx, self.log_rows)
+            self.log_rows = []
+        if self._metadata:
+            self._flush_metadata()
+        if self.key_inserts:
+            store.insert_keys(tx, list(self.key_inserts.values()))
+            self.key_inserts = {}
+        if self.key_updates:
+            store.replace_keys(tx, list(self.key_updates.values()))
+            self.key_updates = {}
+
+    def _find_timers(self) -> None:
+        """The earliest pending instant of runs of which a timed checkpoint was settled."""
+        earliest: dict[bytes, int] = {}
+        for checkpoint in store.load_pending(self.tx, self.namespace, list(self._retime)):
+            if checkpoint.due_at is not None:
+                known = earliest.get(checkpoint.run_id)
+                earliest[checkpoint.run_id] = checkpoint.due_at if known is None else min(known, checkpoint.due_at)
+        for run_id in self._retime:
+            run = self.runs[run_id]
+            run.timer_at = earliest.get(run_id)
+            rules.set_due(run)
+            self.changed(run)
+        self._retime = set()
+
+    def _flush_metadata(self) -> None:
+        changes, self._metadata = self._metadata, {}
+        rows = store.load_metadata(self.tx, self.namespace, list(changes))
+        written = []
+        for run_id, change in changes.items():
+            found = rows.get(run_id)
+            if found is None and not (change.own or change.outside or change.initial):
+                continue
+            document = MetadataRow() if found is None else MetadataRow.decode(*found[1:])
+            if change.initial:
+                document.committed = json.loads(change.initial)
+                document.live = json.loads(change.initial)
+            if change.own or change.commits:
+                document.report(change.fence, change.own, commits=change.commits)
+            for operation in change.outside:
+                document.from_outside(operation)
+            written.append((self.namespace, run_id, *document.encode()))
+            self.touched.add(run_id)
+        if written:
+            store.upsert_metadata(self.tx, written)
+
+
+def key_hash(kind: str, task: str, key: m.KeyUse, scope: int, within: bytes, attempt: int) -> bytes:
+    """The hash under which a key is unique; every part is delimited, so that no two uses can look alike."""
+    place = b"" if scope == m.SCOPE_GLOBAL else within
+    number = attempt if scope == m.SCOPE_ATTEMPT else 0
+    head = f"{kind}\0{scope}\0{number}\0{len(task)}\0{task}\0{len(place)}\0".encode()
+    return hashlib.sha256(head + place + key.parts).digest()

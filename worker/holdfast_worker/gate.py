@@ -14,7 +14,6 @@ not even `GeneratorExit` in its `finally` blocks, because everything stays refer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import heapq
 from collections import deque
@@ -121,11 +120,15 @@ class Gate:
             branch = self.tasks[task] = self.starting or self.root
         return branch
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
-        """Run `coroutine` as the body's main line, or a part of it: a task in the root branch."""
+    def own(self, context: contextvars.Context) -> None:
+        """Make what runs in `context` belong to the body."""
         context.run(_gate.set, self)
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> asyncio.Task[Any]:
+        """Run `coroutine` in `context`, which the body owns, as its main line or a part of it: in the root branch."""
         task = asyncio.SelectorEventLoop.create_task(self.loop, coroutine, context=context)
         self.tasks[task] = self.root
+        return task
 
     def prune(self) -> None:
         """Forget the tasks that have ended."""
@@ -220,12 +223,13 @@ class _GatedTimer(asyncio.TimerHandle):
 class GatedEventLoop(asyncio.SelectorEventLoop):
     """An event loop for bodies.
 
-    It leans on four names of asyncio that are not public but the same from Python 3.11 to 3.14: `_run_once`, `_ready`,
-    `_scheduled` and `Handle._run`. `tests/unit/test_gate.py` would tell.
+    It leans on five names of asyncio that are not public but the same from Python 3.11 to 3.14: `_run_once`, `_ready`,
+    `_scheduled`, `_thread_id` and `Handle._run`. `tests/unit/test_gate.py` would tell.
     """
 
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
+    _thread_id: int | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,6 +240,11 @@ class GatedEventLoop(asyncio.SelectorEventLoop):
         self._is_wanted = False
         self._to_look_at: list[Gate] = []
         self._neutral = contextvars.Context()
+
+    @property
+    def thread_id(self) -> int | None:
+        """The thread that runs the loop; None while none does."""
+        return self._thread_id
 
     # -- rest
 
@@ -276,6 +285,10 @@ class GatedEventLoop(asyncio.SelectorEventLoop):
     def call_neutral(self, callback: Callable[..., object], *args: Any) -> None:
         """`call_soon_threadsafe` for code that belongs to no body."""
         super().call_soon_threadsafe(callback, *args, context=self._neutral)
+
+    def call_later_neutral(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """`call_later` for code that belongs to no body, whoever calls it."""
+        return super().call_at(self.time() + delay, callback, *args, context=self._neutral)
 
     # -- asyncio
 
@@ -349,13 +362,3 @@ def _outside_bodies(function: Callable[..., Any], *args: Any) -> Any:
     context = contextvars.copy_context()
     context.run(_gate.set, None)
     return context.run(function, *args)
-
-
-@contextlib.contextmanager
-def outside_bodies() -> Any:
-    """For a `with` block whose callbacks and timers shall belong to no body."""
-    token = _gate.set(None)
-    try:
-        yield
-    finally:
-        _gate.reset(token)

@@ -1,0 +1,628 @@
+"""One execution of a run: a body from Start to its last report.
+
+States: RUNNING, PARKING (a Park is reported, not committed), PARKED, ENDED (the last report is made), ABANDONED. While
+parking, parked or abandoned the gate is closed and nothing of the body is stepped.
+
+What a body has made while it ran to rest goes in one report. At rest, in this order: the end of the body; one answer;
+else a report, with Park when every task is blocked on waitpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import enum
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from holdfast import ids
+from holdfast._scope import DurableCall, RunScope
+from holdfast.context import AbortSignal, Context
+from holdfast.errors import HoldfastError, InRunError, NonDeterminismError, RunCanceledError
+from holdfast.v1.payload_pb2 import (
+    TASK_ERROR_KIND_LIMIT_EXCEEDED,
+    TASK_ERROR_KIND_TIMED_OUT,
+    Payload,
+    TaskError,
+)
+from holdfast.v1.run_pb2 import CHECKPOINT_KIND_TOKEN_WAIT, KEY_SCOPE_ATTEMPT, Checkpoint
+from holdfast.v1.task_pb2 import TaskDefinition
+from holdfast.v1.worker_service_pb2 import (
+    REFUSAL_REASON_CANCELING,
+    REFUSAL_REASON_INVALID,
+    Canceled,
+    Completed,
+    Failed,
+    Limits,
+    MetadataOperation,
+    Park,
+    Refusal,
+    Report,
+    Start,
+    Wake,
+)
+from holdfast_worker import blocked
+from holdfast_worker.calls import Calls, Outgoing, current_step
+from holdfast_worker.gate import Gate, GatedEventLoop
+from holdfast_worker.metadata import FLUSH_SECONDS, Metadata
+from holdfast_worker.replay import Branch, Replay
+
+T = TypeVar("T")
+
+REPLAY_PATIENCE_S: Final = 5.0
+"""How long a record that is settled waits, at re-entry, for an earlier one that the body may still ask for."""
+
+_call_site: contextvars.ContextVar[str] = contextvars.ContextVar("holdfast_call_site", default="")
+"""Where a thread made the durable call that runs on the loop for it."""
+
+
+class TaskLike(Protocol):
+    """What a body needs of `holdfast.Task`."""
+
+    id: str
+    is_async: bool
+
+    def definition(self) -> TaskDefinition:
+        """What a worker announces of it."""
+
+    def execute(self, payload: Payload, scope: RunScope) -> Coroutine[Any, Any, Payload]:
+        """Run an `async def` body."""
+
+    def execute_blocking(self, payload: Payload, scope: RunScope) -> Payload:
+        """Run a `def` body."""
+
+    def describe_error(self, error: BaseException) -> tuple[TaskError, timedelta | None]:
+        """A failure as data, and the delay before the next attempt if the user's code decided one."""
+
+
+class Host(Protocol):
+    """What a body needs of the executor."""
+
+    loop: GatedEventLoop
+    limits: Limits
+    cancel_grace_s: float
+
+    def post(self, body: Body, report: Report, sent: Sent) -> None:
+        """Send a report; `Body.committed` or `Body.refused` gets `sent` back."""
+
+    def has_left(self, body: Body) -> None:
+        """The body has ended, or was abandoned."""
+
+
+class State(enum.Enum):
+    """See the module."""
+
+    RUNNING = 1
+    PARKING = 2
+    PARKED = 3
+    ENDED = 4
+    ABANDONED = 5
+
+
+class Sent:
+    """A report on its way."""
+
+    __slots__ = ("fence", "is_final", "is_park", "number", "outgoing", "seen_settled")
+
+    def __init__(self, fence: int, number: int, outgoing: Outgoing) -> None:
+        self.fence = fence
+        self.number = number
+        self.outgoing = outgoing
+        self.is_park = False
+        self.is_final = False
+        self.seen_settled = 0
+
+
+class Body(RunScope):
+    """See the module. Everything but what RunScope says is for the executor, on its loop."""
+
+    def __init__(self, host: Host, task: TaskLike, start: Start, checkpoints: Iterable[Checkpoint]) -> None:
+        self._host = host
+        self._loop = host.loop
+        self._task = task
+        self._payload = start.payload
+        self.run_id = start.run_id
+        self.fence = start.fence
+        self.limits = host.limits
+        self.ctx = Context.of_start(start)
+        self.signal = AbortSignal()
+        self.state = State.RUNNING
+        self.gate = Gate(host.loop, self._at_rest, self._on_knock)
+        self._replay = Replay(checkpoints, start.attempt)
+        self.gate.wants_returned = self._replay.has_uncalled
+        self._calls = Calls(
+            host.loop, self._replay, self._interruption, last_seq=start.last_seq, settled_order=start.settled_order
+        )
+        self._metadata = Metadata(start.metadata, start.metadata_marks)
+        self._tags: list[str] = []
+        self._lock = threading.Lock()
+        self._number = 0
+        self._main: asyncio.Task[Any] | None = None
+        self._is_over = False
+        self._output: Payload | None = None
+        self._error: BaseException | None = None
+        self._doom: tuple[Failed, Callable[[], BaseException]] | None = None
+        self._is_canceling = False
+        self._is_out_of_time = False
+        self._has_woken = False
+        self._blocked_threads = 0
+        self._time_left = _seconds(start) if start.HasField("max_duration") else None
+        self._time_since = 0.0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    # -- the executor's side
+
+    def begin(self) -> None:
+        """Run the body's first lines."""
+        context = contextvars.copy_context()
+        self.gate.own(context)
+        self._run_clock()
+        if self._task.is_async:
+            self._main = self.gate.start(self._run_async(), context)
+        else:
+            name = f"holdfast-{self._task.id}"
+            threading.Thread(target=context.run, args=(self._run_thread,), name=name, daemon=True).start()
+
+    def update(self, checkpoint: Checkpoint) -> None:
+        """The scheduler settled a checkpoint. `arrange` follows, when the frame is read to its end."""
+        self._calls.update(checkpoint)
+
+    def arrange(self) -> None:
+        """All updates and acknowledgements of a frame are here."""
+        self._calls.arrange()
+        if self.state is State.RUNNING:
+            self._loop.look_at(self.gate)
+
+    def committed(self, sent: Sent) -> None:
+        """A report is committed. `arrange` follows."""
+        self._calls.committed(sent.outgoing)
+        if sent.is_park and self.state is State.PARKING:
+            if self._calls.seen_settled > sent.seen_settled:
+                self._continue()  # what was settled meanwhile is here: the scheduler did not park it either
+            else:
+                self.state = State.PARKED
+                if self.gate.has_held or self._is_over:
+                    self._on_knock()
+
+    def refused(self, sent: Sent, refusal: Refusal) -> None:
+        """A report changed nothing."""
+        if self.state is State.ABANDONED or sent.fence != self.fence:
+            return
+        if refusal.reason == REFUSAL_REASON_CANCELING:
+            self.cancel()
+            self._calls.refused(sent.outgoing, self._canceled_error())
+        elif refusal.reason == REFUSAL_REASON_INVALID:
+            error = TaskError(kind=TASK_ERROR_KIND_LIMIT_EXCEEDED, type="LimitExceeded", message=refusal.message)
+            if sent.is_final:
+                self._post(failed=Failed(error=error))
+                return
+            self._fail(Failed(error=error), lambda: HoldfastError(refusal.message))
+            self._calls.refused(sent.outgoing, HoldfastError(refusal.message))
+        elif self.state is not State.ENDED:  # stale, or ended: the run is somebody else's, or nobody's
+            self.abandon()
+
+    def resume(self, fence: int, settled: Iterable[Checkpoint]) -> bool:
+        """Continue a parked body in place. Returns False when there is no body to continue."""
+        if self.state not in (State.PARKING, State.PARKED) or fence <= self.fence:
+            return False
+        self.fence = fence
+        self._number = 0
+        self._metadata.new_fence()
+        for checkpoint in settled:
+            self._calls.update(checkpoint)
+        self._calls.arrange()
+        self._continue()
+        if self._metadata.has_unsent:
+            self._want_flush()
+        return True
+
+    def cancel(self) -> None:
+        """The run's cancellation was accepted."""
+        if self._is_canceling or self.state in (State.ENDED, State.ABANDONED):
+            return
+        self._is_canceling = True
+        self._interrupt("The run is being canceled.")
+
+    def abandon(self) -> None:
+        """Never step the body again, and say nothing."""
+        if self.state is State.ABANDONED:
+            return
+        has_left = self.state is State.ENDED
+        self.state = State.ABANDONED
+        self._stop_timers()
+        self.gate.close()
+        _graveyard.append(self)
+        if not has_left:
+            self._host.has_left(self)
+
+    # -- RunScope
+
+    def call(self, call: DurableCall) -> Awaitable[Checkpoint]:
+        step = current_step.get()
+        if step is not None:
+            raise InRunError(
+                f"A durable call ({call.record.name or 'a wait'}) inside the step {step.name.rpartition(':')[2]!r}: a "
+                "step is not entered again, so it cannot contain another checkpoint. Make the call beside the step."
+            )
+        branch = self.gate.current_branch()
+        record = call.record
+        keyed = call.key is not None
+        try:
+            entry = self._replay.take(
+                branch,
+                call.kind,
+                record.name,
+                record.fingerprint,
+                _caller_location() or _call_site.get(),
+                key=call.key,
+                key_is_of_attempt=keyed and _key_scope(call) == KEY_SCOPE_ATTEMPT,
+                token_id=record.token_wait.token_id if call.kind == CHECKPOINT_KIND_TOKEN_WAIT else "",
+            )
+        except NonDeterminismError as error:
+            self._fail_by(error)
+            return _raise(error)
+        return self._calls.settle(call, entry, branch)
+
+    def block_on(self, make: Callable[[], Awaitable[T]]) -> T:
+        if threading.get_ident() == self._loop.thread_id:
+            raise InRunError(
+                "holdfast.sync blocks its thread, and this is the thread of the event loop, in an async body. "
+                "Await the function of the same name in holdfast instead."
+            )
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        context = contextvars.copy_context()
+        context.run(_call_site.set, _caller_location())
+        self._loop.call_neutral(self._enter_block, make, outcome, context)
+        return outcome.result()
+
+    def metadata_document(self) -> dict[str, object]:
+        return self._metadata.document
+
+    def metadata_operation(self, operation: MetadataOperation) -> None:
+        branch = current_step.get() or self.gate.current_branch()
+        with self._lock:
+            branch.metadata_number += 1
+            operation.branch = branch.name
+            operation.number = branch.metadata_number
+        if self._metadata.apply(operation):
+            self._want_flush()
+
+    def add_tags(self, tags: Sequence[str]) -> None:
+        with self._lock:
+            self._tags.extend(tags)
+        self._want_flush()
+
+    def shield(self, entering: bool) -> None:
+        self.gate.current_branch().shields += 1 if entering else -1
+
+    # -- running
+
+    async def _run_async(self) -> None:
+        # Every exception ends here, SystemExit too: raised in a task it would end the loop with all its bodies.
+        try:
+            self._output = await self._task.execute(self._payload, self)
+        except BaseException as error:
+            self._error = error
+        self._is_over = True
+
+    def _run_thread(self) -> None:
+        output, error = None, None
+        try:
+            output = self._task.execute_blocking(self._payload, self)
+        except BaseException as raised:
+            error = raised
+        try:
+            self._loop.call_neutral(self._thread_over, output, error)
+        except RuntimeError:
+            pass  # the loop is closed: the process is on its way out
+
+    def _thread_over(self, output: Payload | None, error: BaseException | None) -> None:
+        if self.state is State.ABANDONED:
+            return
+        self._output, self._error = output, error
+        self._is_over = True
+        self._on_knock()  # a thread that nobody knew of may have ended the body while it was parked
+        self._loop.look_at(self.gate)
+
+    def _enter_block(
+        self,
+        make: Callable[[], Awaitable[T]],
+        outcome: concurrent.futures.Future[T],
+        context: contextvars.Context,
+    ) -> None:
+        if self.state is State.ABANDONED:
+            return  # the thread waits for ever
+        self._blocked_threads += 1
+        self.gate.start(self._block(make, outcome), context)
+
+    async def _block(self, make: Callable[[], Awaitable[T]], outcome: concurrent.futures.Future[T]) -> None:
+        try:
+            result = await make()
+        except BaseException as error:
+            self._blocked_threads -= 1
+            outcome.set_exception(error)
+        else:
+            self._blocked_threads -= 1
+            outcome.set_result(result)
+
+    # -- at rest
+
+    def _at_rest(self) -> None:
+        if self.state is not State.RUNNING:
+            return
+        self.gate.prune()
+        if self._is_over and self._close():
+            return
+        calls = self._calls
+        if calls.answer_next(self._is_blocked):
+            self._stop_timer("patience")
+        elif calls.order.has_next:
+            self._set_timer("patience", REPLAY_PATIENCE_S, self._lose_patience)
+        elif calls.waiting and self._may_park():
+            self._park()
+            return
+        if calls.outgoing:
+            self._post()
+
+    def _is_blocked(self) -> bool:
+        """Whether nothing of the body moves before a durable call is answered."""
+        if self._main is None and not self._blocked_threads:
+            return False
+        return not self.gate.ready and blocked.is_blocked(self.gate.tasks, self._calls.waiting)
+
+    def _may_park(self) -> bool:
+        if self._is_canceling or self._is_out_of_time or self._doom is not None or self._is_over:
+            return False
+        if self._calls.is_at_waitpoint():
+            return self._is_blocked()
+        stuck = next(iter(self._calls.abandoned()), None)
+        if stuck is not None and not self.gate.timers and self._is_blocked():
+            self._fail_by(
+                NonDeterminismError(
+                    f"The body waits for {stuck}, which it cancelled at an earlier entry, and nothing is left that "
+                    "would cancel it again: what it raced with went another way. Use timeout= of the durable call, "
+                    "or race durable calls only with durable calls."
+                )
+            )
+        return False
+
+    def _park(self) -> None:
+        self.gate.close()
+        self.state = State.PARKING
+        self._has_woken = False
+        self._stop_clock()
+        self._post(park=Park(seen_settled=self._calls.seen_settled))
+
+    def _on_knock(self) -> None:
+        if self.state is State.PARKED and not self._has_woken:
+            self._has_woken = True
+            self._post(wake=Wake())
+
+    def _continue(self) -> None:
+        self.state = State.RUNNING
+        self._run_clock()
+        self.gate.open()
+
+    def _lose_patience(self) -> None:
+        self._calls.order.give_up()
+        self._loop.look_at(self.gate)
+
+    # -- ending
+
+    def _close(self) -> bool:
+        """The main line is over. As in `asyncio.run`, tasks that it left behind are cancelled, and end first."""
+        left = [task for task in self.gate.tasks if not task.done()]
+        if not left:
+            self._end()
+            return True
+        if not self._calls.is_closing:
+            self._calls.is_closing = True
+            for task in left:
+                task.cancel()
+            self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
+        return False
+
+    def _interruption(self, branch: Branch) -> BaseException | None:
+        if self._doom is not None:
+            return self._doom[1]()
+        if self._is_canceling:
+            return None if branch.shields else self._canceled_error()
+        if self._is_out_of_time:
+            return self._canceled_error()
+        return None
+
+    def _canceled_error(self) -> RunCanceledError:
+        return RunCanceledError(self.signal.reason or "The run is being canceled.")
+
+    def _interrupt(self, reason: str) -> None:
+        """Tell the body to come to its end, and cut it off when it does not."""
+        if self.state in (State.PARKING, State.PARKED):
+            self._continue()
+        self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
+        self._stop_timer("patience")
+        self.signal.fire(reason)
+        self._calls.interrupt()
+
+    def _fail_by(self, error: NonDeterminismError) -> None:
+        described, _ = self._task.describe_error(error)
+        self._fail(Failed(error=described), lambda: NonDeterminismError(str(error)))
+
+    def _fail(self, failed: Failed, make_error: Callable[[], BaseException]) -> None:
+        """The attempt fails, whatever the body does about the exception that its durable calls raise from now on."""
+        if self._doom is None:
+            self._doom = failed, make_error
+            self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
+            self._calls.interrupt()
+
+    def _run_out_of_time(self) -> None:
+        if self._is_canceling or self._is_out_of_time:
+            return
+        self._is_out_of_time = True
+        self._calls.is_closing = True
+        self._interrupt("The attempt met its max_duration.")
+        if self._main is not None and not self._main.done():
+            self._main.cancel()
+
+    def _cut_off(self) -> None:
+        """The grace is over."""
+        if self.state in (State.ENDED, State.ABANDONED):
+            return
+        self._end()
+        self.abandon()
+
+    def _end(self) -> None:
+        self._stop_timers()
+        if self._is_canceling:
+            self._post(canceled=Canceled())
+        else:
+            failed = self._failure()
+            if failed is not None:
+                self._post(failed=failed)
+            else:
+                self._post(completed=Completed(output=self._output))
+        self.state = State.ENDED
+        self._host.has_left(self)
+
+    def _failure(self) -> Failed | None:
+        if self._doom is not None:
+            return self._doom[0]
+        if self._is_out_of_time:
+            message = "The attempt executed longer than its max_duration allows."
+            return Failed(error=TaskError(kind=TASK_ERROR_KIND_TIMED_OUT, type="TimedOut", message=message))
+        error = self._error
+        if error is None and self._replay.has_uncalled:
+            try:
+                self._replay.check_returned({**self.gate.returned, self.gate.root.name: True})
+            except NonDeterminismError as raised:
+                error = raised
+        if error is None:
+            return None
+        described, delay = self._task.describe_error(error)
+        failed = Failed(error=described)
+        if delay is not None:
+            failed.retry_delay.FromTimedelta(delay)
+        return failed
+
+    # -- reports
+
+    def _post(self, **transition: Any) -> None:
+        """Make a report of all that waits to be reported, with or without a transition."""
+        outgoing = self._calls.take_outgoing()
+        is_final = bool(transition) and not ("park" in transition or "wake" in transition)
+        self._number += 1
+        report = Report(run_id=self.run_id, fence=self.fence, number=self._number, **transition)
+        sent = Sent(self.fence, self._number, outgoing)
+        sent.is_final = is_final
+        if "park" in transition:
+            sent.is_park = True
+            sent.seen_settled = self._calls.seen_settled
+        if outgoing.records:
+            report.records.extend(record for _, record in outgoing.records)
+        if outgoing.abandoned:
+            report.abandoned_seqs.extend(outgoing.abandoned)
+        operations = self._metadata.take(is_committing=is_final or bool(outgoing.records))
+        if operations:
+            report.metadata.extend(operations)
+        if self._tags:
+            with self._lock:
+                tags, self._tags = self._tags, []
+            report.add_tags.extend(tags)
+        self._host.post(self, report, sent)
+
+    def _want_flush(self) -> None:
+        if threading.get_ident() == self._loop.thread_id:
+            self._arm_flush()
+        else:
+            self._loop.call_neutral(self._arm_flush)
+
+    def _arm_flush(self) -> None:
+        if "flush" not in self._timers and self.state not in (State.ENDED, State.ABANDONED):
+            self._set_timer("flush", FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        # A parked body's operations wait for the Resume: its fence is about to end.
+        if self.state is State.RUNNING and (self._metadata.has_unsent or self._tags):
+            self._post()
+
+    # -- clocks
+
+    def _run_clock(self) -> None:
+        if self._time_left is not None:
+            self._time_since = self._loop.time()
+            self._set_timer("time", max(self._time_left, 0.0), self._run_out_of_time)
+
+    def _stop_clock(self) -> None:
+        if self._time_left is not None:
+            self._time_left -= self._loop.time() - self._time_since
+            self._stop_timer("time")
+
+    def _set_timer(self, name: str, delay: float, callback: Callable[[], None]) -> None:
+        if name not in self._timers:
+            self._timers[name] = self._loop.call_later_neutral(delay, self._fire, name, callback)
+
+    def _fire(self, name: str, callback: Callable[[], None]) -> None:
+        del self._timers[name]
+        callback()
+
+    def _stop_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _stop_timers(self) -> None:
+        for name in list(self._timers):
+            self._stop_timer(name)
+
+    @property
+    def run_text(self) -> str:
+        """Id of the run as people see it."""
+        return ids.to_text(ids.RUN, self.run_id)
+
+
+_graveyard: list[Body] = []
+"""Abandoned bodies. They stay referenced as long as the process lives: nothing must throw GeneratorExit into them."""
+
+
+def abandoned_bodies() -> int:
+    """How many bodies this process keeps without ever running them again."""
+    return len(_graveyard)
+
+
+def _seconds(start: Start) -> float:
+    return start.max_duration.ToTimedelta().total_seconds()
+
+
+def _key_scope(call: DurableCall) -> int:
+    record = call.record
+    which = record.WhichOneof("kind")
+    if which == "child":
+        return record.child.item.idempotency_key.scope
+    if which == "batch":
+        return record.batch.idempotency_key.scope
+    if which == "token":
+        return record.token.idempotency_key.scope
+    return 0
+
+
+async def _raise(error: BaseException) -> Checkpoint:
+    raise error
+
+
+def _caller_location() -> str:
+    """The line of user code that made the durable call, as "tasks.py:41"; empty when it is not on the stack."""
+    frame = sys._getframe(2)
+    while True:
+        module = frame.f_globals.get("__name__", "")
+        root = module.partition(".")[0]
+        if root == "asyncio":
+            return ""
+        if root not in ("holdfast", "holdfast_worker"):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back

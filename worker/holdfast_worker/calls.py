@@ -1,0 +1,333 @@
+"""The durable calls of one execution: from the call to its answer.
+
+A call on new ground makes a record; the body reports it; the commit, or an update from the scheduler, settles it. What
+is settled answers one at a time (`replay.AnswerOrder`): `answer_next` is for whoever knows when the body is at rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
+
+from holdfast._scope import DurableCall
+from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_CANCELED, TaskError
+from holdfast.v1.run_pb2 import (
+    CHECKPOINT_STATUS_FAILED,
+    CHECKPOINT_STATUS_PENDING,
+    CHECKPOINT_STATUS_SUCCEEDED,
+    Checkpoint,
+)
+from holdfast.v1.worker_service_pb2 import CheckpointRecord, StepRecord
+from holdfast_worker.replay import AnswerOrder, Branch, Entry, Replay
+
+current_step: ContextVar[Branch | None] = ContextVar("holdfast_step", default=None)
+"""The branch of the step that runs now. A step is not run again, so what it does to metadata must not shift the
+numbers of the code around it."""
+
+Interruption = Callable[[Branch], "BaseException | None"]
+"""What a durable call of this branch raises instead of going on; None when it may go on."""
+
+
+class Ticket:
+    """Waits until the report that carries an abandonment is committed, through further cancellations."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_released = False
+        self._future: asyncio.Future[None] | None = None
+
+    def release(self) -> None:
+        """It is committed, or it no longer matters."""
+        self._is_released = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for `release`. A cancellation meanwhile is swallowed: the caller raises the one it has."""
+        while not self._is_released:
+            self._future = self._loop.create_future()
+            try:
+                await self._future
+            except asyncio.CancelledError:
+                pass
+
+
+class Outgoing:
+    """What a report takes along."""
+
+    __slots__ = ("abandoned", "records", "tickets")
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Entry, CheckpointRecord]] = []
+        self.abandoned: list[int] = []
+        self.tickets: list[Ticket] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.abandoned)
+
+
+class Calls:
+    """See the module. `last_seq` and `settled_order` are Start's."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        replay: Replay,
+        interruption: Interruption,
+        *,
+        last_seq: int = 0,
+        settled_order: int = 0,
+    ) -> None:
+        self._loop = loop
+        self._interruption = interruption
+        self.order = AnswerOrder(replay.recorded)
+        self._by_seq: dict[int, Entry] = {entry.seq: entry for entry in replay.recorded}
+        self._last_seq = last_seq
+        self._highest_order = settled_order
+        self.seen_settled = settled_order
+        """The highest `settled_order` that came from the scheduler."""
+        self.waiting: dict[asyncio.Future[Checkpoint], tuple[Entry, Branch]] = {}
+        """The futures on which durable calls wait."""
+        self._askers: dict[Entry, list[asyncio.Future[Checkpoint]]] = {}
+        self.outgoing = Outgoing()
+        self._unacknowledged = 0
+        """Records that their commit settles and that are not committed."""
+        self._acknowledged: list[Entry] = []
+        self._updates: list[Checkpoint] = []
+        self.is_closing = False
+        """The body has ended, or is being ended: what it cancels is not recorded."""
+
+    # -- in the body
+
+    async def settle(self, call: DurableCall, entry: Entry, branch: Branch) -> Checkpoint:
+        """The settled checkpoint of `call`, whose identity is `entry`."""
+        self._raise_interruption(branch)
+        if entry.is_answered:
+            return _settled(entry)
+        if not entry.is_made:
+            entry.is_made = True
+            if call.perform is not None:
+                call.record.step.CopyFrom(await self._perform(call, call.perform, entry, branch))
+            self._make(entry, call.record)
+            self._raise_interruption(branch)
+        return await self._answer(entry, branch)
+
+    def _raise_interruption(self, branch: Branch) -> None:
+        error = self._interruption(branch)
+        if error is not None:
+            raise error
+
+    async def _perform(
+        self, call: DurableCall, perform: Callable[[], Awaitable[StepRecord]], entry: Entry, branch: Branch
+    ) -> StepRecord:
+        token = current_step.set(Branch(f"{branch.name}/{entry.identity}"))
+        try:
+            return await perform()
+        except BaseException as error:
+            entry.is_left = True
+            is_given_up = isinstance(error, asyncio.CancelledError)
+            if is_given_up and not self.is_closing and self._interruption(branch) is None:
+                # The body gave up the step (a timeout of its own). A re-entry must see it given up as well.
+                outcome = TaskError(
+                    kind=TASK_ERROR_KIND_CANCELED,
+                    type="CancelledError",
+                    message="The body cancelled the step while it ran.",
+                )
+                call.record.step.CopyFrom(StepRecord(error=outcome))
+                self._make(entry, call.record)
+                await self._commit_ticket().wait()
+            # Whoever joined the call by its key would wait for a record that never comes.
+            for future in self._askers.get(entry, ()):
+                future.cancel()
+            raise
+        finally:
+            current_step.reset(token)
+
+    def _make(self, entry: Entry, record: CheckpointRecord) -> None:
+        self._last_seq += 1
+        entry.seq = record.seq = self._last_seq
+        record.identity = entry.identity
+        record.location = entry.location
+        self._by_seq[entry.seq] = entry
+        if not entry.is_waitpoint:
+            self._unacknowledged += 1
+        self.outgoing.records.append((entry, record))
+
+    async def _answer(self, entry: Entry, branch: Branch) -> Checkpoint:
+        future: asyncio.Future[Checkpoint] = self._loop.create_future()
+        self.waiting[future] = entry, branch
+        self._askers.setdefault(entry, []).append(future)
+        if not entry.is_asked:
+            entry.is_asked = True
+            if entry.order:
+                self.order.ask(entry)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            await self._abandon(entry, branch)
+            raise
+        finally:
+            del self.waiting[future]
+            askers = self._askers[entry]
+            askers.remove(future)
+            if not askers:
+                del self._askers[entry]
+
+    async def _abandon(self, entry: Entry, branch: Branch) -> None:
+        """The body cancelled its wait for `entry`: record that before it goes on."""
+        if entry.is_answered or any(not future.done() for future in self._askers[entry]):
+            return
+        entry.is_left = True
+        if entry.is_abandoned or not entry.is_waitpoint:
+            # Abandoned at an earlier entry already; or its commit settles it, which is under way.
+            return
+        if self.is_closing or self._interruption(branch) is not None:
+            return
+        self.outgoing.abandoned.append(entry.seq)
+        await self._commit_ticket().wait()
+
+    def _commit_ticket(self) -> Ticket:
+        ticket = Ticket(self._loop)
+        self.outgoing.tickets.append(ticket)
+        return ticket
+
+    # -- around the body
+
+    def interrupt(self) -> None:
+        """Raise the interruption, where there is one, in the calls that wait now."""
+        for future, (_, branch) in list(self.waiting.items()):
+            error = self._interruption(branch)
+            if error is not None and not future.done():
+                future.set_exception(error)
+
+    def take_outgoing(self) -> Outgoing:
+        """What the next report takes along."""
+        outgoing, self.outgoing = self.outgoing, Outgoing()
+        return outgoing
+
+    def committed(self, outgoing: Outgoing) -> None:
+        """A report is committed. `arrange` follows."""
+        for entry, record in outgoing.records:
+            if entry.is_waitpoint:
+                continue
+            self._unacknowledged -= 1
+            if not entry.order and not any(update.seq == entry.seq for update in self._updates):
+                entry.checkpoint = _checkpoint(record, entry.kind)
+                self._acknowledged.append(entry)
+        for ticket in outgoing.tickets:
+            ticket.release()
+
+    def refused(self, outgoing: Outgoing, error: BaseException) -> None:
+        """A report changed nothing: the calls whose records it carried raise `error`."""
+        entries = {entry for entry, _ in outgoing.records}
+        self._unacknowledged -= sum(not entry.is_waitpoint for entry in entries)
+        for future, (entry, _) in list(self.waiting.items()):
+            if entry in entries and not future.done():
+                future.set_exception(error)
+        for ticket in outgoing.tickets:
+            ticket.release()
+
+    def update(self, checkpoint: Checkpoint) -> None:
+        """The scheduler settled a checkpoint. `arrange` follows."""
+        self.seen_settled = max(self.seen_settled, checkpoint.settled_order)
+        entry = self._by_seq.get(checkpoint.seq)
+        if entry is None or entry.order or checkpoint.status == CHECKPOINT_STATUS_PENDING:
+            return
+        self._updates.append(checkpoint)
+
+    def arrange(self) -> None:
+        """Put what has just been settled in the order of its commits, as a re-entry would see it.
+
+        Updates bring their `settled_order`. Records that their commit settles do not, but the numbers of a run have no
+        gaps: the acknowledged ones take the free numbers. An update above a gap waits for the acknowledgement of the
+        record that fills it.
+        """
+        if not self._updates and not self._acknowledged:
+            return
+        updates = {update.settled_order: update for update in self._updates}
+        settled: dict[int, Entry] = {}
+        number = self._highest_order
+        for entry in self._acknowledged:
+            number += 1
+            while number in updates:
+                number += 1
+            settled[number] = entry
+        self._acknowledged = []
+        self._updates = []
+        for order in sorted({*updates, *settled}):
+            if order in settled:
+                entry = settled[order]
+            elif order > self._highest_order + 1 and self._unacknowledged:
+                self._updates.append(updates[order])
+                continue
+            else:
+                entry = self._by_seq[updates[order].seq]
+                entry.checkpoint = updates[order]
+            self._highest_order = max(self._highest_order, order)
+            entry.order = max(order, 1)
+            self.order.settle(entry)
+
+    def answer_next(self, is_blocked: Callable[[], bool]) -> bool:
+        """Answer one call, if one may be answered now. Only when the body is at rest."""
+        while True:
+            entry = self.order.next(is_blocked)
+            if entry is None:
+                return False
+            entry.is_answered = True
+            waiting = [future for future in self._askers.get(entry, ()) if not future.done()]
+            for future in waiting:
+                future.set_result(_settled(entry))
+            if waiting:
+                return True
+
+    def is_at_waitpoint(self) -> bool:
+        """Whether a durable call waits for a waitpoint, and none for anything that is about to come."""
+        found = False
+        for entry, _ in self.waiting.values():
+            if entry.is_abandoned:
+                continue
+            if entry.order or not entry.is_waitpoint:
+                return False
+            found = True
+        return found
+
+    def abandoned(self) -> Iterable[Entry]:
+        """The calls that wait for an answer that never comes; empty when another call waits as well."""
+        entries = [entry for entry, _ in self.waiting.values()]
+        return entries if all(entry.is_abandoned for entry in entries) else []
+
+
+def _settled(entry: Entry) -> Checkpoint:
+    assert entry.checkpoint is not None
+    return entry.checkpoint
+
+
+def _checkpoint(record: CheckpointRecord, kind: int) -> Checkpoint:
+    """The checkpoint that the commit of `record` has made, when the scheduler sends none that differs."""
+    checkpoint = Checkpoint(
+        seq=record.seq,
+        identity=record.identity,
+        name=record.name,
+        status=CHECKPOINT_STATUS_SUCCEEDED,
+        fingerprint=record.fingerprint,
+        location=record.location,
+    )
+    checkpoint.kind = kind  # type: ignore[assignment]
+    which = record.WhichOneof("kind")
+    if which == "step":
+        if record.step.HasField("error"):
+            checkpoint.status = CHECKPOINT_STATUS_FAILED
+            checkpoint.error.CopyFrom(record.step.error)
+            checkpoint.permanent = record.step.permanent
+        else:
+            checkpoint.value.CopyFrom(record.step.value)
+    elif which == "child":
+        checkpoint.subject_id = record.child.item.run_id
+    elif which == "batch":
+        checkpoint.subject_id = record.batch.batch_id
+        for item in record.batch.items:
+            checkpoint.batch_entries.add(run_id=item.run_id)
+    elif which == "token":
+        checkpoint.subject_id = record.token.token_id
+    return checkpoint

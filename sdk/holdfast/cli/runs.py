@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-import grpc
 import typer
 
-from holdfast import ids, rpc_errors
+from holdfast import idempotency_keys, runs, tasks
 from holdfast.cli import exit_codes, show
 from holdfast.cli.failure import CommandError
 from holdfast.cli.options import Address, AsJson, Namespace
 from holdfast.client import Client
+from holdfast.handles import RunHandle
+from holdfast.options import TriggerOptions
+from holdfast.run import Run
 from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE
-from holdfast.v1 import payload_pb2, run_pb2, run_service_pb2
+from holdfast.statuses import RunStatus
+from holdfast.v1.run_service_pb2 import ExplainRunRequest
 
 T = TypeVar("T")
 
@@ -54,24 +57,29 @@ def trigger(
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Trigger a run of TASK and print its id; with --wait, its output."""
-    item = trigger_item(task, read_json(payload), key or [], tag or [])
+    value = read_json(payload)
+    options: TriggerOptions = {}
+    if key:
+        options["idempotency_key"] = idempotency_keys.create(key, scope="global")
+    if tag:
+        options["tags"] = tag
 
-    async def ask(client: Client) -> tuple[run_pb2.RunHandle, run_pb2.Run | None]:
-        handle = await client.trigger(item)
+    async def ask() -> tuple[RunHandle[Any], Run | None]:
+        handle = await tasks.trigger(task, value, **options)
         if not wait:
             return handle, None
-        await client.result(handle.run_id)
-        return handle, await _get(client, handle.run_id)
+        await handle.wait()
+        return handle, await runs.retrieve(handle)
 
     handle, run = _talk(address, namespace, ask)
     if handle.payload_differs:
-        print(f"warning: {handle.run_id} has this key and was triggered with another payload", file=sys.stderr)
+        print(f"warning: {handle.id} has this key and was triggered with another payload", file=sys.stderr)
     if run is not None:
         return _print_end(run, as_json)
     if as_json:
-        show.print_json({"id": handle.run_id, "is_cached": handle.is_cached, "payload_differs": handle.payload_differs})
+        show.print_json({"id": handle.id, "is_cached": handle.is_cached, "payload_differs": handle.payload_differs})
     else:
-        print(handle.run_id)
+        print(handle.id)
         if handle.is_cached:
             print("this run existed already under the key", file=sys.stderr)
     return exit_codes.DONE
@@ -82,35 +90,32 @@ def list_runs(
     status: Annotated[str | None, typer.Option(help="Only runs of this status, for example FAILED.")] = None,
     task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
-    where: Annotated[
-        str | None, typer.Option("--filter", help='More conditions, for example \'queue = "mail" AND version = "7"\'.')
-    ] = None,
+    queue: Annotated[str | None, typer.Option(help="Only runs of this queue.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="RUN", help="Only runs that this run triggered.")] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most runs to print.")] = 20,
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Print runs, newest first."""
-    conditions = [f"{name} = {json.dumps(value)}" for name, value in _conditions(status, task, tag)]
-    conditions += [where] if where else []
+    if status is not None and status.upper() not in RunStatus.__members__:
+        raise CommandError(f"--status {status!r} is none of {', '.join(RunStatus)}")
+    conditions = {"status": status and status.upper(), "task": task, "tag": tag, "queue": queue, "parent": parent}
 
-    async def ask(client: Client) -> list[run_pb2.Run]:
-        found: list[run_pb2.Run] = []
-        request = run_service_pb2.ListRunsRequest(namespace=namespace, filter=" AND ".join(conditions))
-        while True:
-            request.page_size = min(PAGE_SIZE, limit - len(found))
-            page = await client.call(lambda endpoint: endpoint.runs.ListRuns, request)
-            found.extend(page.runs)
-            request.page_token = page.next_page_token
-            if not page.next_page_token or len(found) >= limit:
-                return found
+    async def ask() -> list[Run]:
+        found: list[Run] = []
+        async for run in runs.iterate(**conditions, limit=min(limit, PAGE_SIZE)):
+            found.append(run)
+            if len(found) == limit:
+                break
+        return found
 
-    runs = _talk(address, namespace, ask)
+    listed = _talk(address, namespace, ask)
     if as_json:
-        for run in runs:
+        for run in listed:
             show.print_json(show.run_document(run))
-    elif runs:
-        show.print_runs(runs, datetime.now(UTC))
+    elif listed:
+        show.print_runs(listed)
     else:
         print("no runs", file=sys.stderr)
     return exit_codes.DONE
@@ -118,19 +123,22 @@ def list_runs(
 
 @app.command("show")
 def show_run(
-    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = DEFAULT_NAMESPACE
+    run_id: RunId,
+    as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Print one run with its attempts and checkpoints, and why it stands where it stands."""
 
-    async def ask(client: Client) -> tuple[run_pb2.Run, str]:
-        run = await _get(client, run_id, full=True)
-        if show.is_final(run):
+    async def ask(client: Client) -> tuple[Run, str]:
+        run = await runs.retrieve(run_id, full=True)
+        if run.is_final:
             return run, ""
-        request = run_service_pb2.ExplainRunRequest(namespace=namespace, run_id=run_id)
+        request = ExplainRunRequest(namespace=namespace, run_id=run_id)
         answer = await client.call(lambda endpoint: endpoint.runs.ExplainRun, request)
         return run, answer.sentence
 
-    run, sentence = _talk(address, namespace, ask)
+    run, sentence = _talk_with(address, namespace, ask)
     if as_json:
         show.print_json(show.run_document(run, full=True) | {"why": sentence})
     else:
@@ -145,16 +153,15 @@ def cancel(
     address: Address = DEFAULT_ADDRESS,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
-    """Cancel runs. Once accepted, a run ends CANCELED whatever happens later."""
+    """Cancel runs. Once accepted, a run ends CANCELED whatever happens later; a run that had ended stays as it is."""
 
-    async def ask(client: Client) -> None:
+    async def ask() -> None:
         for run_id in run_ids:
-            request = run_service_pb2.CancelRunRequest(namespace=namespace, run_id=run_id)
-            answer = await client.call(lambda endpoint: endpoint.runs.CancelRun, request)
+            run = await runs.cancel(run_id)
             if as_json:
-                show.print_json(show.run_document(answer.run) | {"accepted": answer.accepted})
+                show.print_json(show.run_document(run))
             else:
-                print(f"{run_id}  {show.status_name(answer.run)}{'' if answer.accepted else '  (nothing changed)'}")
+                print(f"{run_id}  {run.status}", flush=True)
 
     _talk(address, namespace, ask)
     return exit_codes.DONE
@@ -162,67 +169,29 @@ def cancel(
 
 @app.command("watch")
 def watch(
-    run_id: RunId, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS, namespace: Namespace = DEFAULT_NAMESPACE
+    run_id: RunId,
+    as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
     """Print the state of a run whenever it changes, until it has ended."""
-    shown = ""
 
-    def on_change(run: run_pb2.Run) -> None:
-        nonlocal shown
-        state = show.state_text(run)
-        if as_json:
-            show.print_json(show.run_document(run))
-        elif state != shown:
-            shown = state
-            print(f"{datetime.now().astimezone():%H:%M:%S}  {state}", flush=True)
-
-    async def ask(client: Client) -> run_pb2.Run:
-        return await follow(client, run_id, on_change)
+    async def ask() -> RunStatus | None:
+        shown, status = "", None
+        async for run in runs.subscribe(run_id):
+            status = run.status
+            if as_json:
+                show.print_json(show.run_document(run))
+            elif (state := show.state_text(run)) != shown:
+                shown = state
+                print(f"{datetime.now().astimezone():%H:%M:%S}  {state}", flush=True)
+        return status
 
     return _exit_code(_talk(address, namespace, ask))
 
 
-async def follow(client: Client, run_id: str, on_change: Callable[[run_pb2.Run], None]) -> run_pb2.Run:
-    """Call `on_change` with every state of the run until it has ended, over restarts of the scheduler."""
-    connection = client.connection
-    request = run_service_pb2.WatchRunsRequest(namespace=client.settings.namespace, run_id=run_id)
-    clock = asyncio.get_running_loop().time
-    lost_at: float | None = None
-    back_off = connection.back_off()
-    while True:
-        endpoint = connection.endpoint()
-        try:
-            async for change in endpoint.runs.WatchRuns(request, metadata=connection.metadata):
-                lost_at, back_off = None, connection.back_off()
-                request.cursor = change.cursor
-                on_change(change.run)
-                if show.is_final(change.run):
-                    ended: run_pb2.Run = change.run
-                    return ended
-        except grpc.aio.AioRpcError as error:
-            lost_at = lost_at or clock()
-            if not rpc_errors.may_repeat(error) or clock() - lost_at > client.settings.deadline:
-                raise rpc_errors.of_call(error, endpoint.address) from None
-        connection.fail_over(endpoint)
-        await asyncio.sleep(back_off.next())
-
-
-def trigger_item(task: str, payload: bytes, key: list[str], tags: list[str]) -> run_pb2.TriggerItem:
-    """The item to trigger. The client chooses the run's id, so that a call that is sent again makes no second run."""
-    item = run_pb2.TriggerItem(
-        run_id=ids.new_run_id(),
-        task_id=task,
-        payload=payload_pb2.Payload(data=payload, content_type="application/json"),
-        options=run_pb2.TriggerOptions(tags=tags),
-    )
-    if key:
-        parts = [run_pb2.KeyPart(text=part) for part in key]
-        item.idempotency_key.CopyFrom(run_pb2.IdempotencyKey(parts=parts, scope=run_pb2.KEY_SCOPE_GLOBAL))
-    return item
-
-
-def read_json(text: str) -> bytes:
-    """The JSON that an argument holds or names, in UTF-8. Raises CommandError when it is malformed."""
+def read_json(text: str) -> Any:
+    """The JSON value that an argument holds or names. Raises CommandError when it is malformed."""
     source = "the payload"
     try:
         if text == "-":
@@ -230,7 +199,7 @@ def read_json(text: str) -> bytes:
         elif text.startswith("@"):
             source = text[1:]
             text = Path(source).read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except OSError as error:
         raise CommandError(f"cannot read {source}: {error.strerror}") from error
     except json.JSONDecodeError as error:
@@ -240,45 +209,34 @@ def read_json(text: str) -> bytes:
         ) from error
     except ValueError as error:
         raise CommandError(f"{source} is not JSON: {error}") from error
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-def _talk(address: str, namespace: str, ask: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `ask` with a client of its own. Raises what the SDK raises."""
+def _talk(address: str, namespace: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `ask` with a client of its own in use. Raises what the SDK raises."""
+    return _talk_with(address, namespace, lambda _client: ask())
 
+
+def _talk_with(address: str, namespace: str, ask: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     async def main() -> T:
         async with Client(address, namespace=namespace, deadline=DEADLINE_S) as client:
-            return await ask(client)
+            with client.use():
+                return await ask(client)
 
     return asyncio.run(main())
 
 
-async def _get(client: Client, run_id: str, full: bool = False) -> run_pb2.Run:
-    view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
-    request = run_service_pb2.GetRunRequest(namespace=client.settings.namespace, run_id=run_id, view=view)
-    answer = await client.call(lambda endpoint: endpoint.runs.GetRun, request)
-    run: run_pb2.Run = answer.run
-    return run
-
-
-def _print_end(run: run_pb2.Run, as_json: bool) -> int:
+def _print_end(run: Run, as_json: bool) -> int:
     if as_json:
         show.print_json(show.run_document(run))
-    elif run.status == run_pb2.RUN_STATUS_COMPLETED:
-        print(json.dumps(show.value_of(run.output), ensure_ascii=False))
+    elif run.status == RunStatus.COMPLETED:
+        show.print_json(run.output)
     else:
-        about = f"{run.error.type}: {run.error.message}".removeprefix(": ")
-        print(f"{run.id} ended {show.status_name(run)}: {about}".rstrip(": "), file=sys.stderr)
-    return _exit_code(run)
+        print(f"{run.id} ended {run.status}: {run.error}", file=sys.stderr)
+    return _exit_code(run.status)
 
 
-def _exit_code(run: run_pb2.Run) -> int:
-    return exit_codes.DONE if run.status == run_pb2.RUN_STATUS_COMPLETED else exit_codes.NOT_COMPLETED
-
-
-def _conditions(status: str | None, task: str | None, tag: str | None) -> list[tuple[str, str]]:
-    given = (("status", status.upper() if status else None), ("task", task), ("tag", tag))
-    return [(name, value) for name, value in given if value]
+def _exit_code(status: RunStatus | None) -> int:
+    return exit_codes.DONE if status == RunStatus.COMPLETED else exit_codes.NOT_COMPLETED
 
 
 def _refuse_constant(name: str) -> None:

@@ -26,6 +26,9 @@ DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 STOP_DEADLINE_S = 40.0
 """How long `holdfast dev` lets each child stop by itself: longer than the grace of a canceled run."""
 
+SCHEDULER_DID_NOT_START = 2
+"""What `run_scheduler` returns after it has said on standard error why it cannot start."""
+
 WORKER_REFUSED = 3
 """What `run_worker` returns when the scheduler refused the worker."""
 
@@ -59,7 +62,8 @@ def scheduler(
         from holdfast_scheduler.main import run_scheduler
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
-    return run_scheduler(database_url=database_url(database) if database else None, listen=listen, insecure=insecure)
+    code = run_scheduler(database_url=database_url(database) if database else None, listen=listen, insecure=insecure)
+    return exit_codes.CANNOT_START if code == SCHEDULER_DID_NOT_START else code
 
 
 def worker(

@@ -1,0 +1,1 @@
+"""A durable export of an organization's invoices, page by page, and the demonstration that it survives a crash."""

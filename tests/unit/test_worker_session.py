@@ -31,7 +31,7 @@ from holdfast.v1.worker_service_pb2 import (
     Wake,
     Welcome,
 )
-from holdfast_worker import session_state
+from holdfast_worker import run_table, session_state
 from holdfast_worker.parcels import Posts
 from holdfast_worker.session_state import SessionState
 
@@ -304,7 +304,7 @@ def test_a_refused_park_or_end_leaves_the_body_executing(reason: str, make: obje
 def test_a_hand_back_that_is_refused_for_a_cancellation_ends_the_run_canceled() -> None:
     worker = Worker()
     worker.start(A)
-    worker.state.executor_died(1, "signal 9")
+    worker.state.executor_left(1, "signal 9", False)
     assert worker.reports()[0].lost.evidence == "signal 9"
     worker.commit(1, refusal(A, "CANCELING"))
     (report,) = worker.reports()
@@ -316,7 +316,7 @@ def test_an_end_that_is_refused_after_its_executor_died_is_reported_lost() -> No
     worker.start(A)
     worker.say(completed(A))
     worker.out()
-    assert worker.state.executor_died(1, "x") == 0
+    assert worker.state.executor_left(1, "x", False) == (False, 0)
     worker.commit(1, refusal(A, "INVALID"))
     (report,) = worker.reports()
     assert report.WhichOneof("transition") == "lost"
@@ -376,7 +376,7 @@ def test_a_resume_without_a_body_is_handed_back_under_the_new_fence() -> None:
     worker.say(park(A))
     worker.out()
     worker.commit(1)
-    assert worker.state.executor_died(1, "exit 0") == 1  # parked runs are told too
+    assert worker.state.executor_left(1, "exit 0", False) == (False, 1)  # parked runs are told too
     worker.resume(A, fence=2)
     lost, released = worker.reports()
     assert (lost.fence, lost.number, lost.lost.evidence) == (1, 2, "exit 0")
@@ -422,13 +422,26 @@ def test_a_dead_executor_costs_only_the_runs_inside() -> None:
     (one,) = worker.start(A)
     worker.start(B)
     worker.say(checkpoint(A, number=4), executor=one)
-    worker.state.executor_died(one, "signal 11")
+    worker.state.executor_left(one, "signal 11", False)
     before, lost = worker.reports()
     assert before.number == 4
     assert (lost.run_id, lost.number, lost.lost.evidence) == (A, 5, "signal 11")
     assert worker.state.executing == 1
     worker.commit(1)
     assert worker.state.held == 1
+
+
+def test_an_executor_that_leaves_on_purpose_costs_no_recovery() -> None:
+    worker = Worker(places=2)
+    worker.start(A)
+    worker.say(park(A), places=0)
+    worker.out()
+    worker.commit(1)
+    worker.start(B)  # declined: no place
+    worker.state._table.bodies[C] = run_table.Body(C, 1, 1)  # a Start that crossed its last words
+    assert worker.state.executor_left(1, "exit 0", True) == (True, 2)
+    told = {report.run_id: report.WhichOneof("transition") for report in worker.reports()}
+    assert told == {A: "lost", B: "released", C: "released"}
 
 
 def test_an_executor_that_does_not_answer_after_a_cancel_is_stuck() -> None:

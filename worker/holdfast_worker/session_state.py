@@ -118,11 +118,6 @@ class SessionState:
         """Runs held, parked ones included."""
         return len(self._table.bodies)
 
-    def is_idle(self, executor: int) -> bool:
-        """Whether the executor takes no new bodies and executes none: it may leave on its own account."""
-        seat = self._table.seats.get(executor)
-        return seat is not None and not seat.executing and not seat.free_places
-
     def hello(self) -> Hello:
         """The first frame of a new connection."""
         hello = Hello()
@@ -260,13 +255,21 @@ class SessionState:
             log.warning("event=frame_ignored executor=%d kind=%s", executor, kind)
         return []
 
-    def executor_died(self, executor: int, evidence: str) -> int:
-        """An executor is gone: whatever was in it is reported lost. Returns how many runs that are."""
+    def executor_left(self, executor: int, evidence: str, is_exit_0: bool) -> tuple[bool, int]:
+        """An executor is gone. Returns whether it left on purpose, and how many runs were in it.
+
+        It did when it exits with 0 after it had told that it takes no more bodies: then nothing executed in it, and a
+        Start that crossed its last words was never begun and costs no recovery. Otherwise its runs are lost. Parked
+        ones are reported too: the scheduler must not count on them any longer.
+        """
+        seat = self._table.seats.get(executor)
+        on_purpose = is_exit_0 and seat is not None and seat.places == 0
         self._pings.pop(executor, None)
-        bodies = self._table.close_seat(executor)
-        lost = [body for body in bodies if body.phase is not Phase.ENDING]
-        self._hand_back(lost, evidence)
-        return len(lost)
+        bodies = [body for body in self._table.close_seat(executor) if body.phase is not Phase.ENDING]
+        for body in bodies:
+            never_begun = on_purpose and body.phase is Phase.EXECUTING
+            self._hand_back([body], None if never_begun else evidence)
+        return on_purpose, len(bodies)
 
     def stuck_executors(self, now: float) -> list[int]:
         """Executors that did not answer in time after a cancel or a drop. They are to be killed; each is named once."""

@@ -134,10 +134,9 @@ class Supervisor:
             log.error("event=executor_failed evidence=%r", evidence)
             self._finish(EXIT_BAD_TARGET if code == EXIT_BAD_TARGET else EXIT_FAILED)
             return False
-        on_purpose = code == 0 and state.is_idle(executor)
-        lost = state.executor_died(executor, evidence)
+        on_purpose, lost = state.executor_left(executor, evidence, code == 0)
         level = logging.INFO if on_purpose else logging.ERROR
-        log.log(level, "event=executor_exited executor=%d lost=%d evidence=%r", executor, lost, evidence)
+        log.log(level, "event=executor_exited executor=%d runs=%d evidence=%r", executor, lost, evidence)
         self._settle([])
         return on_purpose
 

@@ -30,7 +30,12 @@ def scope_of(call: str) -> RunScope | None:
     scope = _scope.current()
     if scope is None:
         return None
-    _refuse_in_step(call)
+    step = _step.get()
+    if step:
+        raise InRunError(
+            f"{call} inside the step {step!r}: a step that has its result is not run again, so what it calls would be "
+            "lost. Call it in the task's body, before or after the step."
+        )
     if asyncio._get_running_loop() is None:
         raise InRunError(
             f"{call} in a thread of a run cannot be awaited. In a `def` task use holdfast.sync, where the same names "
@@ -73,24 +78,6 @@ def timeout_of(value: Duration | None, name: str) -> DurationMessage | None:
     return None if value is None else durations.to_message(value, name)
 
 
-def on_loop(call: str, act: Callable[[RunScope], T]) -> T:
-    """Do something that needs no waiting, on the loop that the body belongs to: a `def` body is in a thread.
-
-    Raises: NotInRunError outside a run; InRunError inside a step.
-    """
-    scope = _scope.current()
-    if scope is None:
-        raise NotInRunError(f"{call} is only possible inside a run.")
-    _refuse_in_step(call)
-    if asyncio._get_running_loop() is not None:
-        return act(scope)
-
-    async def make() -> T:
-        return act(scope)
-
-    return scope.block_on(make)
-
-
 @contextmanager
 def inside_step(name: str) -> Iterator[None]:
     """Marks what runs here as the inside of a step."""
@@ -99,12 +86,3 @@ def inside_step(name: str) -> Iterator[None]:
         yield
     finally:
         _step.reset(token)
-
-
-def _refuse_in_step(call: str) -> None:
-    step = _step.get()
-    if step:
-        raise InRunError(
-            f"{call} inside the step {step!r}: a step that has its result is not run again, so what it calls would be "
-            "lost. Call it in the task's body, before or after the step."
-        )

@@ -56,19 +56,25 @@ class RunScope(abc.ABC):
 
     @abc.abstractmethod
     def block_on(self, make: Callable[[], Awaitable[T]]) -> T:
-        """Run `make()` on the executor's loop for a body that runs in a thread, and block that thread until it ends."""
+        """Run `make()` on the executor's loop for a body that runs in a thread, and block that thread until it ends.
+
+        It runs in a copy of the thread's context.
+        """
 
     @abc.abstractmethod
     def metadata_document(self) -> dict[str, object]:
-        """The run's metadata as this execution sees it now. The caller must not change it."""
+        """The run's metadata as this execution sees it now. The caller must not change it. Any thread may ask."""
 
     @abc.abstractmethod
     def metadata_operation(self, operation: MetadataOperation) -> None:
-        """Apply one operation locally at once and report it in the background. The scope fills in branch and number."""
+        """Apply one operation locally at once and report it in the background. The scope fills in branch and number.
+
+        Any thread may ask, that of a step included: what a step does counts once, as the step does.
+        """
 
     @abc.abstractmethod
     def add_tags(self, tags: Sequence[str]) -> None:
-        """Add tags to the run; reported in the background, like a metadata operation."""
+        """Add tags to the run; reported in the background, like a metadata operation. Any thread may ask."""
 
     @abc.abstractmethod
     def shield(self, entering: bool) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from holdfast import _scope, batch, durations, failures, payloads, registry, signature, triggering
 from holdfast._scope import RunScope
@@ -28,6 +28,9 @@ from holdfast.signature import NO_PAYLOAD
 from holdfast.triggering import MISSING
 from holdfast.v1.payload_pb2 import Payload, TaskError
 from holdfast.v1.task_pb2 import TaskDefinition
+
+if TYPE_CHECKING:
+    from holdfast.sync import SyncTask
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -81,6 +84,13 @@ class Task(Generic[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plain function: no run is made, nothing is durable but what a surrounding run makes so."""
         return self.function(*args, **kwargs)
+
+    @property
+    def sync(self) -> SyncTask[P, R]:
+        """The same task with blocking methods, for `def` bodies and callers without an event loop."""
+        from holdfast.sync import SyncTask  # it needs this module
+
+        return SyncTask(self)
 
     @overload
     def trigger(self: Task[None, R], **options: Unpack[TriggerOptions]) -> Coroutine[Any, Any, RunHandle[R]]: ...

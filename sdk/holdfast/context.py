@@ -174,14 +174,19 @@ async def shielded() -> AsyncIterator[None]:
 
     Raises: NotInRunError.
     """
-    scope = _scope.current()
-    if scope is None:
-        raise NotInRunError("shielded() is only possible inside a run.")
-    scope.shield(True)
+    shield(True)
     try:
         yield
     finally:
-        scope.shield(False)
+        shield(False)
+
+
+def shield(entering: bool) -> None:
+    """Enter or leave a shielded block of the current branch. Raises: NotInRunError."""
+    scope = _scope.current()
+    if scope is None:
+        raise NotInRunError("shielded() is only possible inside a run.")
+    scope.shield(entering)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
 """Metadata of the run: small facts that watchers see live, such as progress.
 
 Changes are local at once and travel in the background. On re-entry after a crash what was counted is not counted twice.
-Use it in a task's body; outside a run, and inside a step, it is refused.
+Outside a run it is refused.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from holdfast import _calls, payloads, texts
-from holdfast.errors import InvalidArgumentError
+from holdfast import _scope, payloads, texts
+from holdfast._scope import RunScope
+from holdfast.errors import InvalidArgumentError, NotInRunError
 from holdfast.v1 import worker_service_pb2 as worker
 from holdfast.v1.worker_service_pb2 import MetadataOperation
 
 
 def current() -> dict[str, Any]:
     """A copy of the run's metadata as this execution sees it now. Raises: NotInRunError."""
-    return _calls.on_loop("metadata.current()", lambda scope: copy.deepcopy(scope.metadata_document()))
+    return copy.deepcopy(_scope_of("metadata.current()").metadata_document())
 
 
 def get(key: str, default: Any = None) -> Any:
     """A copy of the value at `key`; `default` when there is none. Raises: NotInRunError."""
-    return _calls.on_loop("metadata.get()", lambda scope: copy.deepcopy(scope.metadata_document().get(key, default)))
+    return copy.deepcopy(_scope_of("metadata.get()").metadata_document().get(key, default))
 
 
 def set(key: str, value: Any) -> None:
@@ -85,7 +86,7 @@ class Target:
 
     def _apply(self, name: str, operation: MetadataOperation) -> None:
         operation.target = self._target
-        _calls.on_loop(f"{self._name}.{name}()", lambda scope: scope.metadata_operation(operation))
+        _scope_of(f"{self._name}.{name}()").metadata_operation(operation)
 
 
 _own = Target(worker.METADATA_TARGET_SELF, "metadata")
@@ -97,3 +98,10 @@ root = Target(worker.METADATA_TARGET_ROOT, "metadata.root")
 
 def _checked(key: str) -> str:
     return texts.check(key, "metadata key", texts.MAX_KEY_CHARS)
+
+
+def _scope_of(call: str) -> RunScope:
+    scope = _scope.current()
+    if scope is None:
+        raise NotInRunError(f"{call} is only possible inside a run.")
+    return scope

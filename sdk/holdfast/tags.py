@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast import _calls, texts
+from holdfast import _scope, texts
+from holdfast.errors import NotInRunError
 
 
 def add(*tags: str | Sequence[str]) -> None:
@@ -14,5 +15,8 @@ def add(*tags: str | Sequence[str]) -> None:
     """
     flat = [tag for given in tags for tag in texts.check_tags(given)]
     checked = texts.check_tags(flat)
+    scope = _scope.current()
+    if scope is None:
+        raise NotInRunError("tags.add() is only possible inside a run; outside use the option `tags` of trigger().")
     if checked:
-        _calls.on_loop("tags.add()", lambda scope: scope.add_tags(checked))
+        scope.add_tags(checked)

@@ -1,4 +1,4 @@
-"""Durable waits: for a length of time, until an instant, for a token. A waiting run has no slot and survives crashes."""
+"""Durable waits: for a length of time, until an instant, for a token. A waiting run holds no slot."""
 
 from __future__ import annotations
 
@@ -167,10 +167,10 @@ def _length(duration: Duration | None, parts: dict[str, float]) -> timedelta:
 async def _until_not_past(
     when: datetime, checked: Coroutine[Any, Any, bool], waited: Coroutine[Any, Any, None]
 ) -> None:
-    if await checked:
-        waited.close()
+    was_past = await checked
+    await waited  # which falls straight through if it was
+    if was_past:
         raise InvalidArgumentError(f"wait.until: {when.isoformat()} was in the past.")
-    await waited
 
 
 def _nothing(_checkpoint: Checkpoint) -> None:

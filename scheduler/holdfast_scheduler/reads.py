@@ -239,12 +239,9 @@ def ended_runs(connection: Connection, namespace: str, run_ids: Sequence[bytes])
     return found
 
 
-def ended_watched(connection: Connection, watched: dict[str, list[bytes]]) -> dict[str, list[tuple[bytes, int]]]:
-    """Those of the watched runs that have ended, by namespace: what `Watchers.noticed` is to be told."""
-    return {
-        namespace: [(run_id, size) for run_id, _, size in ended_runs(connection, namespace, run_ids)]
-        for namespace, run_ids in watched.items()
-    }
+def ended_watched(connection: Connection, namespace: str, watched: Sequence[bytes]) -> list[tuple[bytes, int]]:
+    """(run id, bytes of the result) of those watched runs that have ended: what `Watchers.noticed` is to be told."""
+    return [(run_id, size) for run_id, _, size in ended_runs(connection, namespace, watched)]
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from google.rpc.error_details_pb2 import (
     RetryInfo,
 )
 from google.rpc.status_pb2 import Status
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from holdfast_scheduler.errors import INTERNAL, RequestError, StorageUnavailableError
 from holdfast_scheduler.model import ItemFault
@@ -31,10 +31,7 @@ def status_of(error: BaseException) -> Status:
     """The status that a caller gets for an exception. What is not the caller's business is logged, not told."""
     if isinstance(error, RequestError):
         return fault_status(error.fault, error.retry_after)
-    if isinstance(error, DBAPIError):
-        _log.warning("a read failed: %s", error.orig)
-        return status_of(StorageUnavailableError())
-    if isinstance(error, SQLAlchemyError):  # no connection became free in time
+    if isinstance(error, (OperationalError, InterfaceError, TimeoutError)):  # TimeoutError: no connection became free
         _log.warning("a read failed: %s", error)
         return status_of(StorageUnavailableError())
     _log.error("a request failed by a fault of the scheduler", exc_info=error)

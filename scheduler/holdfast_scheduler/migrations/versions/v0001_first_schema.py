@@ -194,6 +194,7 @@ def upgrade() -> None:
         sa.Column("last_report", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("settled", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("pushed", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("seen", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("last_seq", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("session", sa.LargeBinary(), nullable=True),
         sa.Column("pending", sa.Integer(), server_default=sa.text("0"), nullable=False),

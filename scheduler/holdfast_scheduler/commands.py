@@ -15,7 +15,9 @@ from holdfast_scheduler.model import Command, ItemFault, NewRun, Run
 from holdfast_scheduler.triggering import FAILED_PRECONDITION, Trigger
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes, key_hash
 
-_CALL_TIMED_OUT: Final = error_bytes("TIMED_OUT", "CallTimedOut", "the durable call was not answered within its timeout")
+_CALL_TIMED_OUT: Final = error_bytes(
+    "TIMED_OUT", "CallTimedOut", "the durable call was not answered within its timeout"
+)
 
 
 def apply_commands(

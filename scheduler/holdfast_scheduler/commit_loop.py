@@ -232,7 +232,9 @@ class CommitLoop:
                 # The first half may have used the credit: the second half only queues.
                 second = self._try(commands[middle:], {})
                 return _Batch(first.outcomes + second.outcomes, first.committed + second.committed)
-        return _Batch([StorageUnavailableError("too many conflicts with other schedulers; ask again")] * len(commands), [])
+        return _Batch(
+            [StorageUnavailableError("too many conflicts with other schedulers; ask again")] * len(commands), []
+        )
 
     def _once(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
         tx = self._database.begin()

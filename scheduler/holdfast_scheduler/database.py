@@ -240,13 +240,17 @@ class SqliteDatabase(Database):
     def __init__(self, url: sa.URL) -> None:
         path = url.database or ""
         if path in ("", ":memory:"):
-            raise DatabaseUrlError("Holdfast needs a file that survives the process: write sqlite:///path/to/file.sqlite3")
+            raise DatabaseUrlError(
+                "Holdfast needs a file that survives the process: write sqlite:///path/to/file.sqlite3"
+            )
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise DatabaseUrlError(f"cannot open {path}: {error.strerror}; name a file in a folder you may write") from None
+            raise DatabaseUrlError(
+                f"cannot open {path}: {error.strerror}; name a file in a folder you may write"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -405,9 +409,7 @@ class PostgresDatabase(Database):
         self._psycopg = psycopg
         self._url = url.set(drivername="postgresql+psycopg")
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        super().__init__(
-            sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url)
-        )
+        super().__init__(sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url))
         self._writer: Any = None
         self._notifier: Any = None
 

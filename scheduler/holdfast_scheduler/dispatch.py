@@ -36,11 +36,11 @@ def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
     by_session = {offer.session: offer for offer in offers}
     backlog = _resume_parked(unit, by_session, backlog) or backlog
     by_task: dict[str, list[Offer]] = {}
-    for offer in offers:
-        if offer.slots > 0 and offer.places > 0:
-            for task in offer.tasks:
-                by_task.setdefault(task, []).append(offer)
-    room = sum(min(offer.slots, offer.places) for offer in offers if offer.slots > 0)
+    for one in offers:
+        if one.slots > 0 and one.places > 0:
+            for task in one.tasks:
+                by_task.setdefault(task, []).append(one)
+    room = sum(min(one.slots, one.places) for one in offers if one.slots > 0 and one.places > 0)
     if not room:
         return backlog or any(run.session is None for run in unit.queued.values())
     left = False
@@ -161,7 +161,9 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
 
 def inputs_of_row(row: tuple[object, ...]) -> Inputs:
     """Inputs from a row of `store.load_inputs`."""
-    run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, _options, trace, replay = row
+    run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, _options, trace, replay = (
+        row
+    )
     return Inputs(
         payload=payload,  # type: ignore[arg-type]
         tags=json.loads(tags) if tags else [],  # type: ignore[arg-type]

@@ -38,6 +38,7 @@ class Connection(Protocol):
     session: bytes
     namespace: str
     worker: str
+    tasks: frozenset[str]
 
     def offer(self) -> Offer | None:
         """What the worker can take now; None while it takes nothing."""
@@ -161,7 +162,7 @@ class Engine:
         self._commits.expect_backlog(connection.namespace)
 
     def _count(self, connection: Connection, by: int) -> None:
-        for task in connection.tasks if hasattr(connection, "tasks") else ():
+        for task in connection.tasks:
             key = (connection.namespace, task)
             self._offer_tasks[key] = self._offer_tasks.get(key, 0) + by
 
@@ -245,8 +246,8 @@ class Engine:
             may_expire = steady is not None and time.monotonic() - steady > self.settings.lease
             try:
                 await self.do(m.Tick(expire_sessions=may_expire))
-                for namespace, run_ids in self.watchers.watched().items():
-                    found = await self.read(reads.ended_watched, namespace, run_ids)
+                for namespace, watched in self.watchers.watched().items():
+                    found = await self.read(reads.ended_watched, namespace, watched)
                     self.watchers.noticed(namespace, found)
             except asyncio.CancelledError:
                 raise

@@ -109,7 +109,9 @@ class Run:
     last_seq: int
     session: bytes | None  # who executes it or holds its parked body
     pending: int  # checkpoints that are pending
-    wake_at: int | None  # instant of its status: start when DELAYED, expiry or end of patience when QUEUED, end of grace
+    wake_at: (
+        int | None
+    )  # instant of its status: start when DELAYED, expiry or end of patience when QUEUED, end of grace
     timer_at: int | None  # earliest instant of a pending checkpoint
     deadline_at: int | None  # wall-clock limit of the run
     due_at: int | None  # the one timer: the next instant at which time alone changes the run
@@ -441,6 +443,7 @@ class Delivery:
     refused: list[Refusal] = field(default_factory=list)
     cancels: list[tuple[bytes, int]] = field(default_factory=list)
     drops: list[tuple[bytes, int, str]] = field(default_factory=list)
+    answers_held: bool = False  # it ends a reconnect exchange
     resumes: list[Order] = field(default_factory=list)
     starts: list[Order] = field(default_factory=list)
 

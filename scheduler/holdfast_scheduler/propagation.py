@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from holdfast.v1.payload_pb2 import TaskError
+from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_ABORTED, TaskError
 from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
@@ -21,8 +21,6 @@ FAN_OUT_LIMIT: Final = 10_000
 
 EVENT_ENDED: Final = 1
 EVENT_CANCEL_CHILDREN: Final = 2
-
-_ABORTED: Final = TaskError.DESCRIPTOR.fields_by_name["kind"].enum_type.values_by_name["TASK_ERROR_KIND_ABORTED"].number
 
 
 def propagate(unit: UnitOfWork) -> None:
@@ -101,7 +99,7 @@ def settle_child(
 
 def is_permanent(status: int, error: bytes | None) -> bool:
     """Whether a failed child is kept as failed in later attempts of its parent: it aborted, so asking again is futile."""
-    return status == m.FAILED and error is not None and TaskError.FromString(error).kind == _ABORTED
+    return status == m.FAILED and error is not None and TaskError.FromString(error).kind == TASK_ERROR_KIND_ABORTED
 
 
 def _count_batches(unit: UnitOfWork, ended: list[bytes]) -> None:

@@ -38,16 +38,16 @@ def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Rep
             unit.delivery(session).refused.append(refusal)
         return
     assert run is not None
-    if report.invalid or (report.records and run.last_seq + len(report.records) > unit.world.settings.limits.checkpoints):
+    if report.invalid or (
+        report.records and run.last_seq + len(report.records) > unit.world.settings.limits.checkpoints
+    ):
         message = report.invalid or (
             f"the run has {run.last_seq} checkpoints; the limit checkpoints is {unit.world.settings.limits.checkpoints}:"
             " split the work into child runs"
         )
         run.last_report = report.number
         unit.changed(run)
-        unit.delivery(session).refused.append(
-            Refusal(run.id, report.fence, report.number, m.REFUSED_INVALID, message)
-        )
+        unit.delivery(session).refused.append(Refusal(run.id, report.fence, report.number, m.REFUSED_INVALID, message))
         return
     run.last_report = report.number
     unit.changed(run)
@@ -107,7 +107,9 @@ def _transition(unit: UnitOfWork, run: Run, report: Report) -> None:
         effects = unit.transition(run, event)
     if effects & rules.REFUSED:
         assert run.session is not None
-        message = f"{event} does not fit a run that is {m.STATUS_NAMES[run.status]} with {run.pending} pending checkpoints"
+        message = (
+            f"{event} does not fit a run that is {m.STATUS_NAMES[run.status]} with {run.pending} pending checkpoints"
+        )
         unit.delivery(run.session).refused.append(
             Refusal(run.id, report.fence, report.number, m.REFUSED_INVALID, message)
         )

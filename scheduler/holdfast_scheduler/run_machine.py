@@ -46,7 +46,7 @@ REFUSED: Final = 64
 """The event does not fit the status: nothing changed."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the rules need of a task's definition."""
 

@@ -61,6 +61,7 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
     holds belongs to others by now: it drops that.
     """
     delivery = unit.delivery(command.session)
+    delivery.answers_held = True
     rows = {run.id: run for run in unit.adopt(store.load_session_runs(unit.tx, unit.namespace, command.session))}
     kept: list[Run] = []
     again: list[Run] = []

@@ -117,10 +117,7 @@ def claim(tx: Transaction, namespace: str, tasks: Sequence[str], limit: int) -> 
 
 def claim_parked(tx: Transaction, namespace: str, sessions: Sequence[bytes], limit: int) -> list[Run]:
     """Load woken runs whose parked bodies these sessions hold, oldest order first."""
-    sql = (
-        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2"
-        " AND session {in} ORDER BY order_at"
-    )
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}} ORDER BY order_at"
     return [Run(*row) for row in tx.claim_in(sql, sessions, (namespace,), limit)]
 
 
@@ -355,9 +352,7 @@ def insert_keys(tx: Transaction, rows: Sequence[Row]) -> None:
 
 def replace_keys(tx: Transaction, rows: Sequence[Row]) -> None:
     """Point keys at other subjects; rows as for insert_keys."""
-    tx.update(
-        schema.idempotency_keys, ("namespace", "kind", "task", "hash"), ("subject", "expires_at"), sorted(rows)
-    )
+    tx.update(schema.idempotency_keys, ("namespace", "kind", "task", "hash"), ("subject", "expires_at"), sorted(rows))
 
 
 def delete_key(tx: Transaction, namespace: str, kind: str, task: str, digest: bytes) -> bool:
@@ -516,4 +511,3 @@ def open_child_counts(tx: Transaction, namespace: str, sessions: Sequence[bytes]
     """(id, pushed) of runs that these sessions execute: what a replica compares with what it has delivered."""
     sql = "SELECT id, pushed, status, fence FROM runs WHERE namespace = ? AND session {in}"
     return list(tx.fetch_in(sql, sessions, (namespace,)))
-

@@ -82,7 +82,9 @@ class Trigger:
         rows = store.load_keys(unit.tx, unit.namespace, "run", hashes)
         alive = {digest: row for digest, row in rows.items() if row[3] > unit.now}
         unit.load(row[2] for row in alive.values())
-        fingerprints = store.load_fingerprints(unit.tx, unit.namespace, [row[2] for row in alive.values()]) if alive else {}
+        fingerprints = (
+            store.load_fingerprints(unit.tx, unit.namespace, [row[2] for row in alive.values()]) if alive else {}
+        )
         for digest in hashes:
             row = alive.get(digest)
             run = unit.runs.get(row[2]) if row is not None else None
@@ -265,7 +267,7 @@ class Trigger:
                 message = "batch_id was used before for other items; choose a new id"
                 return ItemFault(ALREADY_EXISTS, "ID_REUSED", message, {"field": "batch_id"})
         outcomes: list[Handle | ItemFault] = []
-        rows = []
+        rows: list[tuple[object, ...]] = []
         open_runs: set[bytes] = set()
         for place, new in enumerate(items):
             new.batch = batch_id

@@ -235,7 +235,9 @@ class UnitOfWork:
         if effects & rules.TELL_CANCEL and run.session is not None:
             self.delivery(run.session).cancels.append((run.id, run.fence))
         if effects & rules.TELL_DROP and a.former_session is not None:
-            self.delivery(a.former_session).drops.append((run.id, run.fence, f"the run is {m.STATUS_NAMES[run.status]}"))
+            self.delivery(a.former_session).drops.append(
+                (run.id, run.fence, f"the run is {m.STATUS_NAMES[run.status]}")
+            )
         return effects
 
     def _end(self, run: Run, output: bytes | None, error: bytes | None, session: bytes | None) -> None:

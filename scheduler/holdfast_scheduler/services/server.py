@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, Protocol
 
 from grpc import aio
@@ -36,6 +37,8 @@ from holdfast_scheduler.services.token_service import TokenService
 MESSAGE_BYTES: Final = 20 * 1024 * 1024
 """Most bytes of one message either way: a batch of 16 MiB with its surroundings. Streams enforce their own 4 MiB."""
 
+_LEAVE: Final = 1.0
+
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -56,6 +59,9 @@ class WorkerService(Protocol):
 
     def announce_stop(self) -> None:
         """Tell every connected worker to connect elsewhere."""
+
+    def close_streams(self) -> None:
+        """End the streams of those that are still here."""
 
 
 class Server:
@@ -118,9 +124,16 @@ class Server:
         return self.address
 
     async def stop(self) -> None:
-        """Stop gracefully: say so, let calls in flight end within `settings.stop_grace`, then cut off the rest."""
+        """Stop gracefully: say so, let calls in flight end within `settings.stop_grace`, then cut off the rest.
+
+        Workers get `_LEAVE` seconds to go to another replica; those that have no other one are sent away after it.
+        """
         await self._health.enter_graceful_shutdown()
         if self._worker_service is not None:
             self._worker_service.announce_stop()
         self._engine.watchers.stop()
-        await self._server.stop(self._settings.stop_grace)
+        stopping = asyncio.ensure_future(self._server.stop(self._settings.stop_grace))
+        if self._worker_service is not None:
+            await asyncio.wait([stopping], timeout=min(_LEAVE, self._settings.stop_grace))
+            self._worker_service.close_streams()
+        await stopping

@@ -14,16 +14,21 @@ from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import Message
+
 from holdfast import _scope
 from holdfast._scope import DurableCall, RunScope
-from holdfast.errors import AbortTaskRunError, NonDeterminismError, StepFailedError
+from holdfast.errors import AbortTaskRunError, StepFailedError
 from holdfast.failures import describe, to_info
 from holdfast.v1 import payload_pb2 as payload
 from holdfast.v1 import run_pb2 as run
 from holdfast.v1 import worker_service_pb2 as wire
 from holdfast.v1.task_pb2 import TaskDefinition
+from holdfast_worker import creation_order
 from holdfast_worker.executor import Executor
 from holdfast_worker.gate import GatedEventLoop
+from holdfast_worker.metadata import changed
+
+creation_order.install()
 
 RUN_ID = bytes(range(16))
 DEADLINE_S = 20.0
@@ -120,10 +125,6 @@ async def _outcome(answer: Awaitable[run.Checkpoint]) -> Any:
 
 
 # -- the scheduler's end
-
-
-class Killed(Exception):
-    """The executor was killed, as the test asked."""
 
 
 class Scheduler:
@@ -287,7 +288,7 @@ class Scheduler:
     def _commit(self, report: wire.Report) -> None:
         self.reports.append(report)
         for record in report.records:
-            assert record.seq not in self.checkpoints and record.seq > max(self.checkpoints, default=0)
+            assert record.seq > max(self.checkpoints, default=0)
             self.checkpoints[record.seq] = self._checkpoint(record)
         for seq in report.abandoned_seqs:
             if self.checkpoints[seq].status == run.CHECKPOINT_STATUS_PENDING:
@@ -354,16 +355,10 @@ class Scheduler:
 
     def document(self) -> bytes:
         """The committed metadata; operations of one key commute in the tests that look at it."""
-        from holdfast_worker.metadata import changed
-
         document: dict[str, Any] = {}
         for operation in self.metadata.values():
             document = changed(document, operation)
         return json.dumps(document).encode()
-
-
-def retryable(report: wire.Report) -> bool:
-    return report.failed.error.retryable
 
 
 def kind_of(report: wire.Report) -> str:
@@ -376,6 +371,3 @@ def kind_of(report: wire.Report) -> str:
 def output(report: wire.Report) -> Any:
     assert report.HasField("completed"), report
     return json.loads(report.completed.output.data)
-
-
-__all__ = [name for name in dir() if not name.startswith("_")] + ["NonDeterminismError"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from harness.executor_end import (
     RUN_ID,
     Scheduler,
@@ -223,9 +226,7 @@ async def nested_generators() -> Any:
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
 @pytest.mark.parametrize("seed", range(3))
-def test_structures_park_and_end_alike_when_killed_at_every_report(
-    loop: GatedEventLoop, name: str, seed: int
-) -> None:
+def test_structures_park_and_end_alike_when_killed_at_every_report(loop: GatedEventLoop, name: str, seed: int) -> None:
     body = STRUCTURES[name]
     plain = started(loop, body, seed=seed)
     expected = output(run_to_end(loop, plain))
@@ -365,8 +366,6 @@ def test_abandoned_body_never_runs_its_clean_up(loop: GatedEventLoop) -> None:
     scheduler = started(loop, body, autopilot=False)
     loop.run_until_complete(scheduler.until(lambda: bool(scheduler.reports)))
     scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
-    import gc
-
     gc.collect()
     loop.run_until_complete(asyncio.sleep(0.05))
     gc.collect()
@@ -716,8 +715,6 @@ def test_metadata_is_local_at_once_and_counts_once(loop: GatedEventLoop) -> None
             scheduler.kill_after, scheduler.kill_before_commit = report, before_commit
             scheduler.start()
             assert output(run_to_end(loop, scheduler)) == expected
-            import json
-
             assert json.loads(scheduler.document()) == expected
 
 

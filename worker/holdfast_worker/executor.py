@@ -43,7 +43,7 @@ from holdfast.v1.worker_service_pb2 import (
     Start,
     Welcome,
 )
-from holdfast_worker import lifeline
+from holdfast_worker import creation_order, lifeline
 from holdfast_worker import link as links
 from holdfast_worker.body import Body, Sent, State, TaskLike, abandoned_bodies
 from holdfast_worker.gate import GatedEventLoop
@@ -272,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="a module, or a path to a .py file")
     options = parser.parse_args(arguments)
     sock = links.inherited_socket(options.link_fd)
+    creation_order.install()
     lifeline.leave_with_supervisor(sock, os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

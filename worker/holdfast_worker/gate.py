@@ -355,6 +355,11 @@ class GatedEventLoop(asyncio.SelectorEventLoop):
         return _outside_bodies(super()._add_writer, fd, callback, *args)  # type: ignore[misc]
 
 
+def is_inside_body() -> bool:
+    """Whether the code that runs now belongs to a body."""
+    return _gate.get() is not None
+
+
 def _outside_bodies(function: Callable[..., Any], *args: Any) -> Any:
     """Call `function` in a copy of the current context that carries no body."""
     if _gate.get() is None:

@@ -8,7 +8,8 @@ Identity
 A keyed call is (kind, key). Place, order and branch do not matter, and the same key twice in one execution is one
 entry. A key of scope "attempt" carries the attempt's number.
 
-Any other call is (branch, kind, name, occurrence), taken when the call is made. Its identity as stored also carries its
+Any other call is (branch, kind, name, occurrence), taken when the call is made. The name of a wait tells its instant to
+people, and a later instant is ignored: waits count as if they had no name. Its identity as stored also carries its
 *ordinal*, the number of the un-keyed call within its branch (from 0); it is not part of the match, it is evidence.
 
 The rules
@@ -239,12 +240,13 @@ class Replay:
             return self._take_keyed(word, kind, name, location, key, key_is_of_attempt, branch)
         ordinal = branch.calls
         branch.calls += 1
+        known_as = "" if kind == CHECKPOINT_KIND_WAIT else name
         while True:
-            occurrence = branch.occurrence(word, name)
-            match = (branch.name, word, name, occurrence)
+            occurrence = branch.occurrence(word, known_as)
+            match = (branch.name, word, known_as, occurrence)
             found = self._entries.get(match)
             if found is None:
-                identity = f"{branch.name}:{word}:{occurrence}@{ordinal}:{name}"
+                identity = f"{branch.name}:{word}:{occurrence}@{ordinal}:{known_as}"
                 entry = Entry(identity, kind, name, fingerprint, location, ordinal)
                 self._check_new_ground(branch, entry)
                 entry.is_called = True

@@ -104,6 +104,7 @@ class Deployment:
         self.database_url = database_url
         self.port = free_port()
         self.processes: list[ServerProcess] = []
+        self.python = sys.executable
         self._channel: grpc.Channel | None = None
         paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}

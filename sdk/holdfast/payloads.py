@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
 import pydantic_core
-from pydantic import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 
 from holdfast.errors import PayloadError, TooLargeError
 from holdfast.v1.payload_pb2 import Payload
@@ -45,7 +45,7 @@ class Codec(Generic[T]):
         if self._adapter is None:
             try:
                 self._adapter = TypeAdapter(self.annotation)
-            except (PydanticSchemaGenerationError, TypeError, NameError) as error:
+            except (PydanticUserError, TypeError, NameError) as error:
                 raise PayloadError(
                     f"{self.what}: cannot make JSON of the type {self.annotation!r}. Annotate it with a pydantic "
                     f"model, a dataclass, a TypedDict or a builtin type. ({_first_line(error)})"

@@ -37,11 +37,6 @@ def all_tasks() -> list[Task[Any, Any]]:
     return [_tasks[task_id] for task_id in sorted(_tasks)]
 
 
-def clear() -> None:
-    """Forget all tasks. For tests."""
-    _tasks.clear()
-
-
 def place(function: Any) -> str:
     """Where a function is defined, for people."""
     if isinstance(function, FunctionType):

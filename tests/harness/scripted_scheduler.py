@@ -106,15 +106,17 @@ class ScriptedScheduler(run_service_pb2_grpc.RunServiceServicer):
         self.streams.append(wanted)
         broken = self.broken
 
+        answered: set[str] = set()
+
         async def read() -> None:
             async for request in requests:
                 async with self.changed:
                     wanted.extend(request.add)
+                    answered.difference_update(request.add)
                     self.removed.extend(request.remove)
                     self.changed.notify_all()
 
         reader = asyncio.create_task(read())
-        answered: set[str] = set()
         try:
             while True:
                 async with self.changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, Final, Protocol
 
 from grpc import aio
@@ -108,15 +109,12 @@ class Server:
         """
         host, port = self._settings.host_and_port()
         shown_host = f"[{host}]" if ":" in host else host
+        shown = f"{shown_host}:{port}"
+        _try_to_listen(host, port, shown)
         try:
-            bound = self._server.add_insecure_port(f"{shown_host}:{port}")
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise ListenError(
-                f"cannot listen on {shown_host}:{port}: another process has the port, or the address is not this "
-                "machine's; choose another one with --listen HOST:PORT"
-            )
+            bound = self._server.add_insecure_port(shown)
+        except RuntimeError:  # somebody took it just now
+            raise _cannot_listen(shown, "it was taken a moment ago") from None
         await self._server.start()
         for name in (OVERALL_HEALTH, *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -137,3 +135,16 @@ class Server:
             await asyncio.wait([stopping], timeout=min(_LEAVE, self._settings.stop_grace))
             self._worker_service.close_streams()
         await stopping
+
+
+def _try_to_listen(host: str, port: int, shown: str) -> None:
+    """Find out why an address cannot be listened on: gRPC would write it to stderr in its own words."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise _cannot_listen(shown, str(error.strerror or error)) from None
+
+
+def _cannot_listen(shown: str, why: str) -> ListenError:
+    return ListenError(f"cannot listen on {shown}: {why}; choose another address with --listen HOST:PORT")

@@ -45,7 +45,16 @@ class Watchers:
 
     def __init__(self) -> None:
         self._sinks: dict[str, dict[bytes, list[Sink]]] = {}
+        self._present: dict[int, Sink] = {}
         self.is_stopped = False
+
+    def enter(self, sink: Sink) -> None:
+        """Have the sink told when the scheduler stops, also while it watches nothing. `leave` undoes it."""
+        self._present[id(sink)] = sink
+
+    def leave(self, sink: Sink) -> None:
+        """The sink needs not be told any more."""
+        self._present.pop(id(sink), None)
 
     def add(self, namespace: str, run_id: bytes, sink: Sink) -> None:
         """Watch a run until it has ended or `discard` is called. The same sink may watch many runs."""
@@ -103,8 +112,11 @@ class Watchers:
     def stop(self) -> None:
         """Tell every sink, once, that nothing more will come."""
         self.is_stopped = True
-        everybody = {id(sink): sink for runs in self._sinks.values() for sinks in runs.values() for sink in sinks}
+        everybody = self._present | {
+            id(sink): sink for runs in self._sinks.values() for sinks in runs.values() for sink in sinks
+        }
         self._sinks.clear()
+        self._present = {}
         for sink in everybody.values():
             sink.stopped()
 

@@ -118,3 +118,16 @@ async def test_stop_ends_streams_and_says_so(sqlite_url: str) -> None:
         for call in (awaiting.read(), watching.read(), waiting):
             async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
                 await call
+
+
+async def test_stop_does_not_wait_for_streams_that_watch_nothing(sqlite_url: str) -> None:
+    async with serving(sqlite_url, stop_grace=3600.0) as edge:
+        idle = edge.runs.AwaitRuns()
+        await idle.write(pb.AwaitRunsRequest())
+        empty = edge.runs.WatchRuns(pb.WatchRunsRequest(tag="nobody has it"))
+        while len(edge.engine.watchers._present) < 2:
+            await asyncio.sleep(0.005)
+        await edge.server.stop()
+        for call in (idle.read(), empty.read()):
+            async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
+                await call

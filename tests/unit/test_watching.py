@@ -101,3 +101,15 @@ def test_stop_tells_everybody_once() -> None:
     assert notes.seen == [("stopped",)]
     assert watchers.is_stopped
     assert watchers.watched() == {}
+
+
+def test_stop_tells_those_that_watch_nothing_too() -> None:
+    watchers, stays, left = Watchers(), Notes(), Notes()
+    watchers.enter(stays)
+    watchers.add("n", A, stays)
+    watchers.enter(left)
+    watchers.leave(left)
+    watchers.leave(left)
+    watchers.stop()
+    watchers.stop()
+    assert (stays.seen, left.seen) == ([("stopped",)], [])

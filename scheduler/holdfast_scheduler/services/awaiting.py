@@ -44,6 +44,9 @@ class AwaitedRuns:
 
         Ends when the client has ended its side and every run it asked for has ended. Raises: RequestError.
         """
+        if self._engine.watchers.is_stopped:
+            raise ShuttingDownError()
+        self._engine.watchers.enter(self)
         reader = asyncio.create_task(self._read(requests))
         try:
             while True:
@@ -57,6 +60,7 @@ class AwaitedRuns:
                     return
         finally:
             reader.cancel()
+            self._engine.watchers.leave(self)
             for run_id in self._pending:
                 self._engine.watchers.discard(self._namespace or "", run_id, self)
 

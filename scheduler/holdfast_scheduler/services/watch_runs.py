@@ -121,6 +121,7 @@ class RunWatch:
     async def responses(self) -> AsyncIterator[WatchRunsResponse]:
         """The changes. Ends when every run has ended; a tag's never ends by itself. Raises: RequestError."""
         refuse_when_stopped(self._engine)
+        self._engine.watchers.enter(self._bell)
         look = self._engine.settings.look_interval
         rung: set[bytes] = set()
         try:
@@ -137,6 +138,7 @@ class RunWatch:
                     return
                 rung = await self._bell.wait(look)
         finally:
+            self._engine.watchers.leave(self._bell)
             for run_id in self._watched:
                 self._engine.watchers.discard(self._namespace, run_id, self._bell)
 

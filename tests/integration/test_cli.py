@@ -108,7 +108,7 @@ def test_no_scheduler_is_exit_code_4(site: Deployment) -> None:
     ("options", "part"),
     [
         (("--database", "mysql://x/y"), "mysql"),
-        (("--database", "sqlite:////no/such/folder/x.db"), "/no/such/folder"),
+        (("--database", "sqlite:////dev/null/x.db"), "/dev/null/x.db"),
         (("--database", "postgresql://nobody@127.0.0.1:1/x"), "127.0.0.1"),
         (("--listen", "here"), "HOST:PORT"),
         (("--listen", "0.0.0.0:0"), "--insecure"),

@@ -23,6 +23,9 @@ STYLES: Final = {
     "EXECUTING": "cyan",
     "WAITING": "blue",
 }
+UNLIMITED: Final = 100_000
+"""Columns; wider than anything that is printed."""
+
 ONLY_IN_FULL: Final = ("payload", "attempts", "checkpoints", "child_run_ids")
 
 
@@ -115,9 +118,10 @@ def state_text(run: Run) -> str:
 
 def _print(*parts: Any) -> None:
     # Ids are there to be copied: a line that does not fit is wrapped by the terminal, never cut by us.
-    console = Console(highlight=False, soft_wrap=True)
-    for part in parts:
-        console.print(part, crop=False, no_wrap=True)
+    console = Console(highlight=False)
+    unlimited = console.options.update(max_width=UNLIMITED)
+    console.width = max(console.width, *(console.measure(part, options=unlimited).maximum for part in parts))
+    console.print(*parts, sep="\n")
 
 
 def _status_text(run: Run) -> Text:

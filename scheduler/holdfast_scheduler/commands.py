@@ -156,8 +156,11 @@ def _reconcile(unit: UnitOfWork, trigger: Trigger, command: m.ReconcileHeld, _re
 
 
 def _renew(unit: UnitOfWork, trigger: Trigger, command: m.RenewSession, _replica: bytes) -> bool:
-    store.renew_sessions(unit.tx, [(unit.namespace, command.session, unit.now + sessions.lease_us(unit))])
-    return True
+    return store.renew_sessions(unit.tx, [(unit.namespace, command.session, unit.now + sessions.lease_us(unit))]) > 0
+
+
+def _catch_up(unit: UnitOfWork, trigger: Trigger, command: m.CatchUp, _replica: bytes) -> set[bytes]:
+    return sessions.catch_up(unit, command)
 
 
 def _end(unit: UnitOfWork, trigger: Trigger, command: m.EndSession, _replica: bytes) -> bool:
@@ -199,6 +202,7 @@ _HANDLERS: Final[dict[type, Callable[[UnitOfWork, Trigger, Any, bytes], Any]]] =
     m.ReconcileHeld: _reconcile,
     m.RenewSession: _renew,
     m.EndSession: _end,
+    m.CatchUp: _catch_up,
     m.Look: _look,
     PostponedEvent: _event,
 }

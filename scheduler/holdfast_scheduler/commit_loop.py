@@ -51,6 +51,7 @@ class Committed:
     timed: list[tuple[int, bytes]]
     timed_tokens: list[tuple[int, bytes]]
     backlog: bool
+    is_left_queued: bool  # runs became QUEUED here that this replica did not start
     ended_sessions: list[bytes]
 
 
@@ -291,6 +292,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], ba
         unit.timed,
         unit.timed_tokens,
         backlog,
+        bool(unit.queued),
         ended_sessions,
     )
 

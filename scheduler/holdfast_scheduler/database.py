@@ -12,8 +12,9 @@ import fcntl
 import os
 import re
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
@@ -25,6 +26,9 @@ from sqlalchemy.exc import ArgumentError
 from holdfast_scheduler.errors import DatabaseInUseError, DatabaseUrlError
 
 Row = tuple[Any, ...]
+
+LISTENER: Final = "holdfast-listener"
+"""Name, in PostgreSQL, of the connection on which a scheduler hears the others."""
 
 READERS: Final = 4
 """Connections for reading, per scheduler."""
@@ -75,16 +79,14 @@ class Transaction:
         """Insert rows in one statement. With `skip`, rows whose key exists are passed over."""
         raise NotImplementedError
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        """Update rows by key in one statement; each row holds the key's values, then the columns' values."""
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
+        """Update rows by key in one statement; each row holds the key's values, then the columns' values. Returns how
+        many rows there were."""
         raise NotImplementedError
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Insert rows, or update those whose key exists; each row holds the key's values, then the columns'."""
         raise NotImplementedError
-
-    def notify(self, payload: str) -> None:
-        """Remember to wake the other replicas once the transaction is committed."""
 
     def commit(self) -> None:
         """Make everything durable."""
@@ -99,6 +101,8 @@ class Database:
     """A database: one connection that writes, a few that read."""
 
     dialect: ClassVar[str]
+    is_shared: ClassVar[bool] = False
+    """Whether several schedulers may use it at once."""
 
     def __init__(self, engine: sa.Engine, shown_url: str) -> None:
         self.engine = engine
@@ -132,6 +136,16 @@ class Database:
         """A connection for reading; usable from any thread."""
         with self.engine.connect() as connection:
             yield connection
+
+    def send_notes(self, notes: Iterable[str]) -> None:
+        """Send texts to the other schedulers; some may be lost."""
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Call `heard`, from another thread, with each text that a scheduler sends, until `close`."""
+
+    def listeners(self) -> int:
+        """Schedulers that listen, this one included."""
+        return 1
 
     def close(self) -> None:
         """Close all connections."""
@@ -185,16 +199,16 @@ class SqliteTransaction(Transaction):
         verb = "INSERT OR IGNORE" if skip else "INSERT"
         self._many(f"{verb} INTO {table.name} ({', '.join(columns)}) VALUES ({_comma(len(columns))})", rows)
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._many(*_sqlite_update(table.name, key, columns), rows)
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
+        return self._many(*_sqlite_update(table.name, key, columns), rows)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._many(_upsert(table.name, key, columns, f"VALUES ({_comma(len(key) + len(columns))})"), rows)
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+    def _many(self, sql: str, rows: Sequence[Row]) -> int:
         self.statements += 1
         with _sqlite_errors():
-            self._cursor.executemany(sql, rows)
+            return self._cursor.executemany(sql, rows).rowcount
 
     def commit(self) -> None:
         with _sqlite_errors():
@@ -313,7 +327,6 @@ class PostgresTransaction(Transaction):
         self._database = database
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
-        self._notes: list[str] = []
         # The first statement reads the clock: `clock_timestamp` because a transaction that waited for a lock must not
         # see an instant before what it waited for.
         self.now = self.fetch("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")[0][0]
@@ -344,27 +357,22 @@ class PostgresTransaction(Transaction):
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
         self._arrays(_pg_insert(table, columns, skip), rows)
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._arrays(_pg_update(table, key, columns), rows)
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
+        return self._arrays(_pg_update(table, key, columns), rows)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._arrays(_upsert(table.name, key, columns, _pg_unnest(table, key + columns)), rows)
 
-    def _arrays(self, sql: str, rows: Sequence[Row]) -> None:
+    def _arrays(self, sql: str, rows: Sequence[Row]) -> int:
         if not rows:
-            return
+            return 0
         self.statements += 1
         with self._database.errors():
-            self._cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
-
-    def notify(self, payload: str) -> None:
-        self._notes.append(payload)
+            return cast(int, self._cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)]).rowcount)
 
     def commit(self) -> None:
         with self._database.errors():
             self._connection.commit()
-        if self._notes:
-            self._database.send_notes(self._notes)
 
     def rollback(self) -> None:
         self._database.rollback()
@@ -400,6 +408,7 @@ class PostgresDatabase(Database):
     """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
 
     dialect = "postgresql"
+    is_shared = True
 
     def __init__(self, url: sa.URL) -> None:
         try:
@@ -412,6 +421,8 @@ class PostgresDatabase(Database):
         super().__init__(sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url))
         self._writer: Any = None
         self._notifier: Any = None
+        self._is_closed = threading.Event()
+        self._listener: threading.Thread | None = None
 
     def begin(self) -> Transaction:
         with self.errors():
@@ -419,13 +430,13 @@ class PostgresDatabase(Database):
                 self._writer = self.connect()
         return PostgresTransaction(self, self._writer)
 
-    def connect(self, *, autocommit: bool = False) -> Any:
+    def connect(self, *, autocommit: bool = False, name: str = "holdfast-scheduler") -> Any:
         """A connection of the driver's own, with the settings that writing needs."""
         return self._psycopg.connect(
             self._dsn,
             autocommit=autocommit,
             connect_timeout=5,
-            application_name="holdfast-scheduler",
+            application_name=name,
             options="-c jit=off -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
             prepare_threshold=1,
         )
@@ -460,8 +471,8 @@ class PostgresDatabase(Database):
                 writer.close()
 
     def send_notes(self, notes: Iterable[str]) -> None:
-        """Wake the other replicas, on another connection and after the commit: NOTIFY inside the transaction would
-        serialise all commits of all replicas. A lost note costs a second: see `timers`."""
+        """NOTIFY, on another connection and after the commit: inside the transaction it would serialise the commits of
+        all schedulers."""
         try:
             if self._notifier is None or self._notifier.closed:
                 self._notifier = self.connect(autocommit=True)
@@ -470,7 +481,30 @@ class PostgresDatabase(Database):
         except self._psycopg.Error:
             self._notifier = None
 
+    def listen(self, heard: Callable[[str], None]) -> None:
+        self._listener = threading.Thread(target=self._listen, args=(heard,), name="holdfast-listen", daemon=True)
+        self._listener.start()
+
+    def _listen(self, heard: Callable[[str], None]) -> None:
+        while not self._is_closed.is_set():
+            try:
+                with self.connect(autocommit=True, name=LISTENER) as connection:
+                    connection.execute("LISTEN holdfast")
+                    while not self._is_closed.is_set():
+                        for note in connection.notifies(timeout=0.5):
+                            heard(note.payload)
+            except self._psycopg.Error:
+                self._is_closed.wait(0.5)
+
+    def listeners(self) -> int:
+        query = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+        )
+        with self.reader() as connection:
+            return int(connection.execute(query, {"name": LISTENER}).scalar_one())
+
     def close(self) -> None:
+        self._is_closed.set()
         self.drop_writer()
         if self._notifier is not None:
             self._notifier.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -17,7 +17,9 @@ from holdfast_scheduler.commit_loop import CommitLoop, Committed
 from holdfast_scheduler.database import READERS, Database
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import Offer
+from holdfast_scheduler.errors import RequestError
 from holdfast_scheduler.model import Command, Delivery, TaskRow
+from holdfast_scheduler.replicas import Replicas
 from holdfast_scheduler.settings import Settings
 from holdfast_scheduler.timers import Timers
 from holdfast_scheduler.unit_of_work import World
@@ -39,6 +41,8 @@ class Connection(Protocol):
     namespace: str
     worker: str
     tasks: frozenset[str]
+    told: dict[bytes, int]
+    """Run → highest settled_order that the worker was told."""
 
     def offer(self) -> Offer | None:
         """What the worker can take now; None while it takes nothing."""
@@ -67,6 +71,14 @@ class Engine:
         self._timers = Timers(self._runs_due)
         self._token_timers = Timers(self._tokens_due)
         self._graces: set[asyncio.TimerHandle] = set()
+        self._replicas = Replicas(
+            database,
+            self.replica,
+            on_session=self._session_has_news,
+            on_queued=self._queued_elsewhere,
+            on_ended=self._ended_elsewhere,
+        )
+        self._looking: set[asyncio.Task[None]] = set()
         self._commits = CommitLoop(
             database, self._world, self.replica, self._offers, self._after_commit, self._close_connections
         )
@@ -87,6 +99,7 @@ class Engine:
         rows = await loop.run_in_executor(self._readers, self._load_tasks)
         for namespace, row in rows:
             self._world.learn(namespace, row)
+        self._replicas.start()
         self._loop_task = loop.create_task(self._commits.run())
         self._look_task = loop.create_task(self._look())
 
@@ -104,6 +117,7 @@ class Engine:
         """Commit what is queued, then end."""
         if self._look_task is not None:
             self._look_task.cancel()
+        self._replicas.stop()
         self._timers.stop()
         self._token_timers.stop()
         for handle in self._graces:
@@ -206,6 +220,12 @@ class Engine:
                 connection = self._connections.get(session)
                 if connection is not None:
                     connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
+                else:
+                    self._replicas.session(namespace, session)
+            if committed.is_left_queued:
+                self._replicas.queued(namespace)
+            if committed.ended:
+                self._replicas.ended(namespace)
             for session in committed.ended_sessions:
                 self._world.worker_names.pop(session, None)
                 connection = self._connections.get(session)
@@ -236,6 +256,43 @@ class Engine:
         for connection in list(self._connections.values()):
             connection.close("the outcome of a commit is unknown")
 
+    # --- other replicas ---------------------------------------------------------------------------------------------------
+
+    def _session_has_news(self, namespace: str, session: bytes) -> None:
+        connection = self._connections.get(session)
+        if connection is not None:
+            self._later(self._catch_up(connection))
+
+    async def _catch_up(self, connection: Connection) -> None:
+        told = connection.told
+        has = await self.do(m.CatchUp(connection.namespace, connection.session, dict(told)))
+        for run_id in [run_id for run_id in told if run_id not in has]:
+            del told[run_id]
+
+    def _queued_elsewhere(self, namespace: str) -> None:
+        self._commits.expect_backlog(namespace)
+        if any(connection.namespace == namespace for connection in self._connections.values()):
+            self.send(m.Look(namespace))
+
+    def _ended_elsewhere(self, namespace: str) -> None:
+        if self.watchers.watched(namespace):
+            self._later(self._notice_ends(namespace))
+
+    async def _notice_ends(self, namespace: str) -> None:
+        for watched in self.watchers.watched(namespace).values():
+            self.watchers.noticed(namespace, await self.read(reads.ended_watched, namespace, watched))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except RequestError as error:
+                log.debug("look failed error=%s", error)  # the look of the next second covers it
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
     async def _look(self) -> None:
         """Each second: what nobody else would move, and what other replicas have ended."""
         while True:
@@ -246,9 +303,14 @@ class Engine:
             may_expire = steady is not None and time.monotonic() - steady > self.settings.lease
             try:
                 await self.do(m.Tick(expire_sessions=may_expire))
-                for namespace, watched in self.watchers.watched().items():
-                    found = await self.read(reads.ended_watched, namespace, watched)
-                    self.watchers.noticed(namespace, found)
+                await self._replicas.count()
+                if self._replicas.others:
+                    for namespace in {connection.namespace for connection in self._connections.values()}:
+                        self._queued_elsewhere(namespace)
+                    for connection in list(self._connections.values()):
+                        await self._catch_up(connection)
+                for namespace in self.watchers.watched():
+                    await self._notice_ends(namespace)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

@@ -527,6 +527,16 @@ class TokensDue:
 
 
 @dataclass(slots=True, eq=False)
+class CatchUp:
+    """Tell a session what other replicas have changed of its runs. Outcome: set[bytes], the runs it has; what it must
+    learn travels in its delivery."""
+
+    namespace: str
+    session: bytes
+    told: dict[bytes, int]  # run → highest settled_order it was told
+
+
+@dataclass(slots=True, eq=False)
 class Look:
     """Nothing but a look at what may be claimed. Outcome: None."""
 

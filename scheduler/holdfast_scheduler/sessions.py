@@ -6,7 +6,7 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.dispatch import applicable
-from holdfast_scheduler.model import EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
+from holdfast_scheduler.model import CatchUp, EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
 
 
@@ -93,6 +93,23 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
     for run in again:
         settled = [one for one in checkpoints.get(run.id, ()) if one.settled_order > run.seen]
         delivery.resumes.append(Order(run, None, applicable(run, settled)))
+
+
+def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
+    """Another replica may have settled checkpoints of runs that this session executes, or canceled them."""
+    delivery = unit.delivery(command.session)
+    rows = store.peek_session_runs(unit.tx, unit.namespace, command.session)
+    behind: dict[bytes, tuple[int, int]] = {}
+    for run_id, fence, status, pushed in rows:
+        if status == m.CANCELING:
+            delivery.cancels.append((run_id, fence))
+        elif status == m.EXECUTING and pushed > command.told.get(run_id, 0):
+            behind[run_id] = (fence, command.told.get(run_id, 0))
+    for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else ():
+        fence, told = behind[checkpoint.run_id]
+        if checkpoint.settled_order > told and checkpoint.status != m.ABANDONED:
+            delivery.updates.append((checkpoint.run_id, fence, checkpoint))
+    return {row[0] for row in rows}
 
 
 def end_session(unit: UnitOfWork, command: EndSession) -> bool:

@@ -9,7 +9,7 @@ reports a deadlock and the commit loop tries the whole batch again; nothing was 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from holdfast_scheduler import model as m
 from holdfast_scheduler import schema
@@ -473,9 +473,9 @@ def upsert_session(tx: Transaction, row: Row) -> None:
     tx.upsert(schema.sessions, ("namespace", "id"), _SESSION, [row])
 
 
-def renew_sessions(tx: Transaction, rows: Sequence[Row]) -> None:
-    """Write (namespace, id, lease_until)."""
-    tx.update(schema.sessions, ("namespace", "id"), ("lease_until",), rows)
+def renew_sessions(tx: Transaction, rows: Sequence[Row]) -> int:
+    """Write (namespace, id, lease_until); how many of the sessions exist."""
+    return tx.update(schema.sessions, ("namespace", "id"), ("lease_until",), rows)
 
 
 def delete_session(tx: Transaction, namespace: str, session: bytes) -> None:
@@ -507,7 +507,16 @@ def take_pending_events(tx: Transaction, limit: int) -> list[Row]:
     return rows
 
 
-def open_child_counts(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> list[Any]:
-    """(id, pushed) of runs that these sessions execute: what a replica compares with what it has delivered."""
-    sql = "SELECT id, pushed, status, fence FROM runs WHERE namespace = ? AND session {in}"
-    return list(tx.fetch_in(sql, sessions, (namespace,)))
+def peek_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Row]:
+    """(id, fence, status, pushed) of a session's runs, without a lock: what a replica compares with what it told."""
+    sql = "SELECT id, fence, status, pushed FROM runs WHERE namespace = ? AND session {in}"
+    return tx.fetch_in(sql, [session], (namespace,))
+
+
+def load_task(tx: Transaction, namespace: str, task: str) -> list[Row]:
+    """(namespace, id, version, registered_at, definition) of one task, oldest version first."""
+    sql = (
+        "SELECT namespace, id, version, registered_at, definition FROM tasks WHERE namespace = ? AND id = ?"
+        " ORDER BY registered_at"
+    )
+    return tx.fetch(sql, (namespace, task))

@@ -100,7 +100,7 @@ class Trigger:
         unit = self._unit
         if new.error is not None:
             return new.error
-        task = unit.world.tasks.get((unit.namespace, new.task))
+        task = unit.task(new.task)
         if task is None:
             known = [name for namespace, name in unit.world.tasks if namespace == unit.namespace]
             return not_found_fault("task", new.task, known)

@@ -19,6 +19,7 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.database import Transaction
+from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.metadata_document import MetadataRow
 from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, Run, TaskRow
 from holdfast_scheduler.settings import Settings
@@ -155,6 +156,15 @@ class UnitOfWork:
         found = {run_id: kept[run_id] for run_id in wanted if run_id in kept}
         while len(kept) > LINEAGE_KEPT:
             kept.popitem(last=False)
+        return found
+
+    def task(self, name: str) -> TaskRow | None:
+        """The newest definition of a task; one that was announced to another replica is read from the database."""
+        found = self.world.tasks.get((self.namespace, name))
+        if found is None:
+            for namespace, _id, version, registered_at, definition in store.load_task(self.tx, self.namespace, name):
+                self.world.learn(namespace, task_row(definition, version, registered_at))
+            found = self.world.tasks.get((self.namespace, name))
         return found
 
     # --- changing -------------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ class _Stream:
         self.connection_no = 0
         self.is_reconciled = True
         self.close_reason = ""
+        self.close_kind = ""
+        self.told: dict[bytes, int] = {}  # run → highest settled_order sent
         self._outbox: list[w.ConnectResponse] = []
         self._filled = asyncio.Event()
         self._free_slots = 0
@@ -80,11 +82,16 @@ class _Stream:
             return  # nothing was offered; what else there is, the end of the reconnect exchange tells
         for frame in frames(delivery, acknowledged, self._start_seq + 1):
             self.put(frame)
+        for run_id, _fence, checkpoint in delivery.updates:
+            self.told[run_id] = max(self.told.get(run_id, 0), checkpoint.settled_order)
+        for order in (*delivery.resumes, *delivery.starts):
+            self.told[order.run.id] = order.run.settled
         self._start_seq += len(delivery.resumes) + len(delivery.starts)
 
-    def close(self, reason: str) -> None:
-        """End the stream."""
-        self.close_reason = self.close_reason or reason
+    def close(self, reason: str, kind: str = "SHUTTING_DOWN") -> None:
+        """End the stream; `kind` is the ErrorReason that the worker gets."""
+        if not self.close_reason:
+            self.close_reason, self.close_kind = reason, kind
         self._filled.set()
 
     # --- for the service --------------------------------------------------------------------------------------------------
@@ -155,7 +162,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
                 if stream.is_finished:
                     break
             if not reader.done():
-                raise RefusedError(ItemFault(UNAVAILABLE, "SHUTTING_DOWN", stream.close_reason))
+                code = FAILED_PRECONDITION if stream.close_kind == "SESSION_UNKNOWN" else UNAVAILABLE
+                raise RefusedError(ItemFault(code, stream.close_kind, stream.close_reason))
             goodbye = reader.result()
         finally:
             reader.cancel()
@@ -274,10 +282,13 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
 
     async def _renew(self, stream: _Stream, nonce: int) -> None:
         try:
-            await self._engine.do(m.RenewSession(stream.namespace, stream.session))
+            is_known = await self._engine.do(m.RenewSession(stream.namespace, stream.session))
         except (RefusedError, StorageUnavailableError) as error:
             # No confirmation: the worker holds, and asks again.
             log.info("renewal failed worker=%s error=%s", stream.worker, error)
+            return
+        if not is_known:
+            stream.close("the session has expired", "SESSION_UNKNOWN")
             return
         stream.put(w.ConnectResponse(renewed=w.Renewed(nonce=nonce)))
 

@@ -1,0 +1,113 @@
+"""What schedulers that share one database tell each other.
+
+The database is the only truth. A note says no more than "look": which sessions have news, in which namespace runs were
+queued, where runs ended. Whatever it says can be read from rows, so that a note which is lost costs no more than the
+second until the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from holdfast_scheduler.database import Database
+
+NOTE_LENGTH: Final = 7_000
+"""Characters of a note; PostgreSQL takes 8,000 bytes."""
+
+
+class Replicas:
+    """Sends and hears notes. Used on the event loop's thread only."""
+
+    def __init__(
+        self,
+        database: Database,
+        replica: bytes,
+        *,
+        on_session: Callable[[str, bytes], None],
+        on_queued: Callable[[str], None],
+        on_ended: Callable[[str], None],
+    ) -> None:
+        self._database = database
+        self._me = replica.hex()
+        self._on_session = on_session
+        self._on_queued = on_queued
+        self._on_ended = on_ended
+        self._waiting: dict[str, None] = {}
+        self._sending = False
+        self._thread = ThreadPoolExecutor(1, "holdfast-notes")
+        self.others = False
+        """Whether other schedulers share the database; judged by `count`."""
+
+    def start(self) -> None:
+        """Listen, where the database can be shared."""
+        if self._database.is_shared:
+            loop = asyncio.get_running_loop()
+
+            def heard(note: str) -> None:
+                loop.call_soon_threadsafe(self._heard, note)
+
+            self._database.listen(heard)
+
+    async def count(self) -> None:
+        """Find out whether there are others."""
+        if self._database.is_shared:
+            loop = asyncio.get_running_loop()
+            self.others = await loop.run_in_executor(self._thread, self._database.listeners) > 1
+
+    def session(self, namespace: str, session: bytes) -> None:
+        """A session that is connected elsewhere has news."""
+        self._send(f"s {namespace} {session.hex()}")
+
+    def queued(self, namespace: str) -> None:
+        """Runs were queued that this replica did not start."""
+        self._send(f"q {namespace}")
+
+    def ended(self, namespace: str) -> None:
+        """Runs ended that somebody may await elsewhere."""
+        self._send(f"e {namespace}")
+
+    def _send(self, line: str) -> None:
+        if not self.others:
+            return
+        self._waiting[line] = None
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Send what waits; what comes while a note is on its way goes with the next one."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                lines, self._waiting = list(self._waiting), {}
+                notes = [self._me]
+                for line in lines:
+                    if len(notes[-1]) + len(line) > NOTE_LENGTH:
+                        notes.append(self._me)
+                    notes[-1] += "\n" + line
+                await loop.run_in_executor(self._thread, self._database.send_notes, notes)
+        finally:
+            self._sending = False
+
+    def _heard(self, note: str) -> None:
+        sender, *lines = note.split("\n")
+        if sender == self._me:
+            return
+        self.others = True
+        for line in lines:
+            kind, _, rest = line.partition(" ")
+            if kind == "s":
+                namespace, _, session = rest.rpartition(" ")
+                self._on_session(namespace, bytes.fromhex(session))
+            elif kind == "q":
+                self._on_queued(rest)
+            elif kind == "e":
+                self._on_ended(rest)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self.others = False
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -290,8 +290,10 @@ class Scheduler:
         for record in report.records:
             assert record.seq > max(self.checkpoints, default=0)
             self.checkpoints[record.seq] = self._checkpoint(record)
-        for seq in report.abandoned_seqs:
+        for seq in sorted(report.abandoned_seqs):
             if self.checkpoints[seq].status == run.CHECKPOINT_STATUS_PENDING:
+                self.settled += 1
+                self.checkpoints[seq].settled_order = self.settled
                 self.checkpoints[seq].status = run.CHECKPOINT_STATUS_ABANDONED
         for operation in report.metadata:
             self.live_metadata.append(operation)

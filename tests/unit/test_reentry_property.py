@@ -86,7 +86,7 @@ class Interpreter:
 
     async def _failing(self, node: Node) -> Any:
         try:
-            await step(node.name, self._fail, node.name)
+            await step(f"failing {node.name}", self._fail, node.name)
         except StepFailedError as error:
             return self._checked(error.message, f"failed {node.name}")
         raise AssertionError("a failing step did not fail")

@@ -242,30 +242,30 @@ def test_the_lowest_asked_answers_first() -> None:
     order = AnswerOrder([second, first])
     ask(order, second)
     ask(order, first)
-    assert order.next(lambda: False) is first
-    assert order.next(lambda: False) is second
-    assert order.next(lambda: False) is None
+    assert order.next(lambda _: False) is first
+    assert order.next(lambda _: False) is second
+    assert order.next(lambda _: False) is None
 
 
 def test_a_lower_one_that_may_still_be_asked_for_comes_first() -> None:
     first, second = entries(1, 2)
     order = AnswerOrder([first, second])
     ask(order, second)
-    assert order.next(lambda: False) is None
+    assert order.next(lambda _: False) is None
     ask(order, first)
-    assert order.next(lambda: False) is first
-    assert order.next(lambda: False) is second
+    assert order.next(lambda _: False) is first
+    assert order.next(lambda _: False) is second
 
 
 def test_a_blocked_body_gets_what_it_asked_for() -> None:
     first, second, third = entries(1, 2, 3)
     order = AnswerOrder([first, second, third])
     ask(order, second)
-    assert order.next(lambda: True) is second
+    assert order.next(lambda _: True) is second
     ask(order, third)
-    assert order.next(lambda: False) is third  # the first is late: nothing waits for it again
+    assert order.next(lambda _: False) is third  # the first is late: nothing waits for it again
     ask(order, first)
-    assert order.next(lambda: False) is first
+    assert order.next(lambda _: False) is first
 
 
 def test_patience_ends() -> None:
@@ -273,7 +273,7 @@ def test_patience_ends() -> None:
     order = AnswerOrder([first, second])
     ask(order, second)
     order.give_up()
-    assert order.next(lambda: False) is second
+    assert order.next(lambda _: False) is second
 
 
 def test_what_is_settled_live_comes_after_what_was_recorded() -> None:
@@ -281,10 +281,10 @@ def test_what_is_settled_live_comes_after_what_was_recorded() -> None:
     order = AnswerOrder([recorded])
     live.is_asked = True
     order.settle(live)
-    assert order.next(lambda: False) is None
+    assert order.next(lambda _: False) is None
     order.settle(unasked)
     ask(order, recorded)
-    assert order.next(lambda: False) is recorded
-    assert order.next(lambda: False) is None
+    assert order.next(lambda _: False) is recorded
+    assert order.next(lambda _: False) is None
     ask(order, unasked)
-    assert [order.next(lambda: False), order.next(lambda: False)] == [unasked, live]
+    assert [order.next(lambda _: False), order.next(lambda _: False)] == [unasked, live]

@@ -50,7 +50,7 @@ from holdfast_worker import blocked
 from holdfast_worker.calls import Calls, Outgoing, current_step
 from holdfast_worker.gate import Gate, GatedEventLoop
 from holdfast_worker.metadata import FLUSH_SECONDS, Metadata
-from holdfast_worker.replay import Branch, Replay
+from holdfast_worker.replay import Branch, Entry, Replay
 
 T = TypeVar("T")
 
@@ -359,7 +359,7 @@ class Body(RunScope):
         if self._is_over and self._close():
             return
         calls = self._calls
-        if calls.answer_next(self._is_blocked):
+        if calls.answer_next(self._cannot_ask_for):
             self._stop_timer("patience")
         elif calls.order.has_next:
             self._set_timer("patience", REPLAY_PATIENCE_S, self._lose_patience)
@@ -374,6 +374,10 @@ class Body(RunScope):
         if self._main is None and not self._blocked_threads:
             return False
         return not self.gate.ready and blocked.is_blocked(self.gate.tasks, self._calls.waiting)
+
+    def _cannot_ask_for(self, entry: Entry) -> bool:
+        """Whether the body does not ask for this record before another one answers."""
+        return not (entry.is_abandoned and self.gate.timers) and self._is_blocked()
 
     def _may_park(self) -> bool:
         if self._is_canceling or self._is_out_of_time or self._doom is not None or self._is_over:

@@ -29,39 +29,14 @@ Interruption = Callable[[Branch], "BaseException | None"]
 """What a durable call of this branch raises instead of going on; None when it may go on."""
 
 
-class Ticket:
-    """Waits until the report that carries an abandonment is committed, through further cancellations."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._is_released = False
-        self._future: asyncio.Future[None] | None = None
-
-    def release(self) -> None:
-        """It is committed, or it no longer matters."""
-        self._is_released = True
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        """Wait for `release`. A cancellation meanwhile is swallowed: the caller raises the one it has."""
-        while not self._is_released:
-            self._future = self._loop.create_future()
-            try:
-                await self._future
-            except asyncio.CancelledError:
-                pass
-
-
 class Outgoing:
     """What a report takes along."""
 
-    __slots__ = ("abandoned", "records", "tickets")
+    __slots__ = ("abandoned", "records")
 
     def __init__(self) -> None:
         self.records: list[tuple[Entry, CheckpointRecord]] = []
         self.abandoned: list[int] = []
-        self.tickets: list[Ticket] = []
 
     def __bool__(self) -> bool:
         return bool(self.records or self.abandoned)
@@ -92,8 +67,10 @@ class Calls:
         self._askers: dict[Entry, list[asyncio.Future[Checkpoint]]] = {}
         self.outgoing = Outgoing()
         self._unacknowledged = 0
-        """Records that their commit settles and that are not committed."""
+        """Records that their commit settles, and abandonments, that are not committed."""
         self._acknowledged: list[Entry] = []
+        self._leaving: set[asyncio.Future[Checkpoint]] = set()
+        """The futures on which cancelled calls wait for their turn."""
         self._updates: list[Checkpoint] = []
         self.is_closing = False
         """The body has ended, or is being ended: what it cancels is not recorded."""
@@ -104,7 +81,8 @@ class Calls:
         """The settled checkpoint of `call`, whose identity is `entry`."""
         self._raise_interruption(branch)
         if entry.is_answered:
-            return _settled(entry)
+            assert entry.checkpoint is not None
+            return entry.checkpoint
         if not entry.is_made:
             entry.is_made = True
             if call.perform is not None:
@@ -136,7 +114,8 @@ class Calls:
                 )
                 call.record.step.CopyFrom(StepRecord(error=outcome))
                 self._make(entry, call.record)
-                await self._commit_ticket().wait()
+                entry.is_asked = True
+                await self._leave(entry, branch)
             # Whoever joined the call by its key would wait for a record that never comes.
             for future in self._askers.get(entry, ()):
                 future.cancel()
@@ -158,39 +137,58 @@ class Calls:
         future: asyncio.Future[Checkpoint] = self._loop.create_future()
         self.waiting[future] = entry, branch
         self._askers.setdefault(entry, []).append(future)
-        if not entry.is_asked:
+        if not entry.is_asked and not entry.is_abandoned:
             entry.is_asked = True
             if entry.order:
                 self.order.ask(entry)
         try:
             return await future
         except asyncio.CancelledError:
-            await self._abandon(entry, branch)
+            await self._leave(entry, branch)
             raise
         finally:
             del self.waiting[future]
-            askers = self._askers[entry]
-            askers.remove(future)
-            if not askers:
-                del self._askers[entry]
+            self._forget(entry, future)
 
-    async def _abandon(self, entry: Entry, branch: Branch) -> None:
-        """The body cancelled its wait for `entry`: record that before it goes on."""
-        if entry.is_answered or any(not future.done() for future in self._askers[entry]):
+    async def _leave(self, entry: Entry, branch: Branch) -> None:
+        """The body cancelled its wait for `entry`. That is recorded before the body goes on.
+
+        It goes on when the end of the call has its turn among the answers: the commit of the abandonment or, when that
+        came too late, of the answer. At re-entry the cancellation of an abandoned call waits for the same turn, so that
+        branches which race with the cancelled one find it as it was.
+        """
+        if entry.is_answered or any(not future.done() for future in self._askers.get(entry, ())):
             return
         entry.is_left = True
-        if entry.is_abandoned or not entry.is_waitpoint:
-            # Abandoned at an earlier entry already; or its commit settles it, which is under way.
-            return
         if self.is_closing or self._interruption(branch) is not None:
             return
-        self.outgoing.abandoned.append(entry.seq)
-        await self._commit_ticket().wait()
+        if entry.is_abandoned:
+            if not entry.order or entry.is_asked:
+                return
+            entry.is_asked = True
+            self.order.ask(entry)
+        elif entry.is_waitpoint and not entry.order:
+            self._unacknowledged += 1
+            self.outgoing.abandoned.append(entry.seq)
+        # Further cancellations meanwhile are swallowed: the caller raises the one it has.
+        while True:
+            future: asyncio.Future[Checkpoint] = self._loop.create_future()
+            self._askers.setdefault(entry, []).append(future)
+            self._leaving.add(future)
+            try:
+                await future
+                return
+            except asyncio.CancelledError:
+                pass
+            finally:
+                self._leaving.discard(future)
+                self._forget(entry, future)
 
-    def _commit_ticket(self) -> Ticket:
-        ticket = Ticket(self._loop)
-        self.outgoing.tickets.append(ticket)
-        return ticket
+    def _forget(self, entry: Entry, future: asyncio.Future[Checkpoint]) -> None:
+        askers = self._askers[entry]
+        askers.remove(future)
+        if not askers:
+            del self._askers[entry]
 
     # -- around the body
 
@@ -200,6 +198,12 @@ class Calls:
             error = self._interruption(branch)
             if error is not None and not future.done():
                 future.set_exception(error)
+        self._release_leaving()
+
+    def _release_leaving(self) -> None:
+        for future in self._leaving:
+            if not future.done():
+                future.set_result(Checkpoint())
 
     def take_outgoing(self) -> Outgoing:
         """What the next report takes along."""
@@ -212,21 +216,28 @@ class Calls:
             if entry.is_waitpoint:
                 continue
             self._unacknowledged -= 1
-            if not entry.order and not any(update.seq == entry.seq for update in self._updates):
+            if not self._is_settled(entry):
                 entry.checkpoint = _checkpoint(record, entry.kind)
                 self._acknowledged.append(entry)
-        for ticket in outgoing.tickets:
-            ticket.release()
+        for seq in sorted(outgoing.abandoned):
+            self._unacknowledged -= 1
+            entry = self._by_seq[seq]
+            if not self._is_settled(entry):
+                entry.is_abandoned = entry.is_asked = True
+                self._acknowledged.append(entry)
+
+    def _is_settled(self, entry: Entry) -> bool:
+        """Whether the scheduler has told how the call ended."""
+        return bool(entry.order) or any(update.seq == entry.seq for update in self._updates)
 
     def refused(self, outgoing: Outgoing, error: BaseException) -> None:
         """A report changed nothing: the calls whose records it carried raise `error`."""
         entries = {entry for entry, _ in outgoing.records}
-        self._unacknowledged -= sum(not entry.is_waitpoint for entry in entries)
+        self._unacknowledged -= sum(not entry.is_waitpoint for entry in entries) + len(outgoing.abandoned)
         for future, (entry, _) in list(self.waiting.items()):
             if entry in entries and not future.done():
                 future.set_exception(error)
-        for ticket in outgoing.tickets:
-            ticket.release()
+        self._release_leaving()
 
     def update(self, checkpoint: Checkpoint) -> None:
         """The scheduler settled a checkpoint. `arrange` follows."""
@@ -268,7 +279,7 @@ class Calls:
             entry.order = max(order, 1)
             self.order.settle(entry)
 
-    def answer_next(self, is_blocked: Callable[[], bool]) -> bool:
+    def answer_next(self, is_blocked: Callable[[Entry], bool]) -> bool:
         """Answer one call, if one may be answered now. Only when the body is at rest."""
         while True:
             entry = self.order.next(is_blocked)
@@ -277,7 +288,7 @@ class Calls:
             entry.is_answered = True
             waiting = [future for future in self._askers.get(entry, ()) if not future.done()]
             for future in waiting:
-                future.set_result(_settled(entry))
+                future.set_result(entry.checkpoint or Checkpoint())
             if waiting:
                 return True
 
@@ -296,11 +307,6 @@ class Calls:
         """The calls that wait for an answer that never comes; empty when another call waits as well."""
         entries = [entry for entry, _ in self.waiting.values()]
         return entries if all(entry.is_abandoned for entry in entries) else []
-
-
-def _settled(entry: Entry) -> Checkpoint:
-    assert entry.checkpoint is not None
-    return entry.checkpoint
 
 
 def _checkpoint(record: CheckpointRecord, kind: int) -> Checkpoint:

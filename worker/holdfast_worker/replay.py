@@ -170,7 +170,7 @@ class Entry:
         self.is_answered = False
         """The body has the answer."""
         self.is_abandoned = False
-        """An earlier execution cancelled the call: no answer ever comes."""
+        """The body cancelled the call, in an earlier execution or this one: no answer ever comes."""
         self.is_left = False
         """The body of this execution cancelled it."""
         self.is_late = False
@@ -373,7 +373,7 @@ def _load(checkpoint: Checkpoint) -> tuple[Entry, Match]:
         and checkpoint.error.kind == TASK_ERROR_KIND_CANCELED
     )
     entry.checkpoint = checkpoint
-    if not entry.is_abandoned and checkpoint.status != CHECKPOINT_STATUS_PENDING:
+    if checkpoint.status != CHECKPOINT_STATUS_PENDING:
         entry.order = checkpoint.settled_order
     return entry, match
 
@@ -389,6 +389,9 @@ class AnswerOrder:
       asked one answers, and the lower ones are *late*: nothing waits for them again.
     - When the body also waits for something of its own (a timer, a socket, a thread), it may be: that something may
       end and ask. So nothing answers yet. The caller bounds this by time and calls `give_up`, which makes them late.
+
+    An abandoned call is asked for when the body cancels it again; its answer is that the cancellation goes on. What
+    cancels it may be a timer, so a body that has one is not blocked as far as an abandoned call is concerned.
 
     A late record that is asked for after all answers at the next rest. So every asked record answers in the end: the
     order may be lost by a body that is not deterministic, an answer never is.
@@ -415,15 +418,16 @@ class AnswerOrder:
         """Whether something waits to answer."""
         return bool(self._asked)
 
-    def next(self, is_blocked: Callable[[], bool]) -> Entry | None:
+    def next(self, is_blocked: Callable[[Entry], bool]) -> Entry | None:
         """The record that answers now; None when there is none, or when the body may still ask for a lower one.
 
-        `is_blocked` says whether every task of the body is blocked on durable calls; it is only called when it matters.
+        `is_blocked` says whether the body cannot ask for that lower one by itself, because every task of it is blocked
+        on durable calls. It is only called when it matters.
         """
         if not self._asked:
             return None
         if self._is_lower_expected():
-            if not is_blocked():
+            if not is_blocked(self._expected[self._head]):
                 return None
             self.give_up()
         return heapq.heappop(self._asked)[2]

@@ -30,7 +30,6 @@ from holdfast.v1.task_pb2 import GetTaskRequest
 
 T = TypeVar("T")
 
-FOLDER = ROOT / ".demo"
 TARGETS = ["examples.invoice_export.tasks", "examples.invoice_export.mailing"]
 PAGES = 20
 KILLED_PAGE = 7
@@ -73,15 +72,16 @@ class Crash:
 
 @dataclass(slots=True)
 class Servers:
-    """All processes of the demonstration."""
+    """All processes of the demonstration; logs and databases are in `folder`."""
 
+    folder: Path
     environment: dict[str, str]
     address: str
     running: list[Server] = field(default_factory=list)
 
     def start_scheduler(self) -> Server:
         """Start the scheduler on its embedded database."""
-        database = f"sqlite:///{FOLDER / 'holdfast.sqlite3'}"
+        database = f"sqlite:///{self.folder / 'holdfast.sqlite3'}"
         return self._start("scheduler", ["scheduler", "--database", database, "--listen", self.address])
 
     def start_worker(self, name: str, slots: int) -> Server:
@@ -108,7 +108,7 @@ class Servers:
         self.running.clear()
 
     def _start(self, name: str, arguments: list[str], more: dict[str, str] | None = None) -> Server:
-        server = Server(name, arguments, {**self.environment, **(more or {})}, FOLDER / f"{name}.log")
+        server = Server(name, arguments, {**self.environment, **(more or {})}, self.folder / f"{name}.log")
         self.running.append(server)
         return server
 
@@ -116,12 +116,11 @@ class Servers:
 def main() -> int:
     """Run the demonstration and return its exit code."""
     arguments = _arguments()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
     display = Display()
     try:
-        job = _job(arguments)
-        with Mailbox() as mailbox, _servers(mailbox) as servers:
+        folder = _empty_folder(arguments.folder)
+        job = _job(arguments, folder)
+        with Mailbox() as mailbox, _servers(folder, mailbox) as servers:
             holdfast.configure(address=servers.address)
             held = asyncio.run(_demonstrate(job, servers, mailbox, display))
     except (DemoError, SourceError) as error:
@@ -136,9 +135,9 @@ def main() -> int:
 
 async def _demonstrate(job: Job, servers: Servers, mailbox: Mailbox, display: Display) -> bool:
     display.title(f"Scene 1: {job.pages} pages of {job.organization}'s invoices, and a worker that dies in page 7")
-    destination = Destination(FOLDER / "export.sqlite3")
+    destination = Destination(servers.folder / "export.sqlite3")
     destination.create()
-    hold = FOLDER / f"page-{job.killed_page}"
+    hold = servers.folder / f"page-{job.killed_page}"
     hold.touch()
 
     scheduler = servers.start_scheduler()
@@ -312,22 +311,33 @@ async def _until(servers: Servers, what: str, look: Callable[[], Awaitable[T | N
 
 
 @contextmanager
-def _servers(mailbox: Mailbox) -> Iterator[Servers]:
+def _servers(folder: Path, mailbox: Mailbox) -> Iterator[Servers]:
     environment = {
-        "EXPORT_FILE": str(FOLDER / "export.sqlite3"),
+        "EXPORT_FILE": str(folder / "export.sqlite3"),
         "EXPORT_SMTP": mailbox.address,
-        "EXPORT_HOLD": str(FOLDER),
+        "EXPORT_HOLD": str(folder),
     }
-    servers = Servers(environment, f"127.0.0.1:{free_port()}")
+    servers = Servers(folder, environment, f"127.0.0.1:{free_port()}")
     try:
         yield servers
     finally:
         servers.stop()
 
 
-def _job(arguments: argparse.Namespace) -> Job:
+def _empty_folder(given: Path | None) -> Path:
+    """The folder for databases and logs. Only the demonstration's own is cleared, never one that was named."""
+    folder = (given or ROOT / ".demo").resolve()
+    if given is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists() and any(folder.iterdir()):
+        raise DemoError(f"{folder} is not empty; name another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _job(arguments: argparse.Namespace, folder: Path) -> Job:
     if arguments.database is None:
-        source = make_sample(FOLDER / "invoices.sqlite3")
+        source = make_sample(folder / "invoices.sqlite3")
     else:
         source = Source(
             database=str(Path(arguments.database).resolve()),
@@ -356,6 +366,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--organization-column", default="organization_id", help="the column that says whose it is")
     parser.add_argument("--organization", help="whose invoices; by default who has most")
     parser.add_argument("--page-size", type=int, help=f"rows in a page; by default as many as make {PAGES} pages")
+    parser.add_argument("--folder", type=Path, help="an empty folder for databases and logs; by default .demo")
     return parser.parse_args()
 
 

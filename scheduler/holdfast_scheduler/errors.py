@@ -4,6 +4,7 @@ SchedulerError
 ├── StartError                the scheduler cannot start; the message is one line for whoever started it
 │   ├── DatabaseUrlError      the database URL cannot be used
 │   ├── DatabaseInUseError    another scheduler has the SQLite file
+│   ├── SettingError          a setting in the environment makes no sense
 │   ├── MissingExtraError     a package of an extra is not installed
 │   └── ListenError           the address cannot be listened on
 └── RequestError              a request cannot be served; `fault` says why
@@ -52,6 +53,10 @@ class DatabaseUrlError(StartError):
 
 class DatabaseInUseError(StartError):
     """Another scheduler has the SQLite file."""
+
+
+class SettingError(StartError):
+    """A setting in the environment makes no sense."""
 
 
 class MissingExtraError(StartError):

@@ -42,10 +42,10 @@ def run_scheduler(
     Returns 0 when it was stopped, 2 after one clear line on stderr when it cannot start: the database is in use or
     away, the URL or address is bad, the port is taken, an extra is not installed.
     """
-    settings = Settings.from_environment(
-        database_url=database_url, listen=listen, insecure=insecure, api_key=api_key, reflection=reflection
-    )
     try:
+        settings = Settings.from_environment(
+            database_url=database_url, listen=listen, insecure=insecure, api_key=api_key, reflection=reflection
+        )
         settings.host_and_port()
         database = _open(settings)
     except StartError as error:

@@ -6,9 +6,9 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from holdfast_scheduler.errors import ListenError
+from holdfast_scheduler.errors import ListenError, SettingError
 
 DEFAULT_DATABASE_URL: Final = "sqlite:///holdfast.db"
 DEFAULT_LISTEN: Final = "127.0.0.1:4653"
@@ -16,6 +16,18 @@ PROTOCOL_MAJOR: Final = 1
 PROTOCOL_MINOR: Final = 0
 
 MICROSECONDS: Final = 1_000_000
+_DURATIONS: Final = (
+    "lease",
+    "renew_interval",
+    "reconnect_grace",
+    "hold",
+    "cancel_grace",
+    "resume_patience",
+    "stop_grace",
+)
+"""Settings that HOLDFAST_LEASE and so on may change."""
+_LONGEST_S: Final = 86_400.0
+_RENEWALS_PER_LEASE: Final = 0.3
 _DAY: Final = 86_400 * MICROSECONDS
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -89,15 +101,28 @@ class Settings:
         reflection: bool = True,
         environment: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults."""
+        """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults.
+
+        HOLDFAST_LEASE, HOLDFAST_RENEW_INTERVAL, HOLDFAST_RECONNECT_GRACE, HOLDFAST_HOLD, HOLDFAST_CANCEL_GRACE,
+        HOLDFAST_RESUME_PATIENCE and HOLDFAST_STOP_GRACE, in seconds, are for tests and unusual networks. The renewal
+        interval follows the lease when only that is given. Raises: SettingError when one is not a number above 0, or
+        the lease would end between two renewals.
+        """
         found = os.environ if environment is None else environment
-        return cls(
+        made = cls(
             database_url=database_url or found.get("HOLDFAST_DATABASE_URL") or DEFAULT_DATABASE_URL,
             listen=listen or found.get("HOLDFAST_LISTEN") or DEFAULT_LISTEN,
             insecure=insecure,
             api_key=found.get("HOLDFAST_API_KEY", "") if api_key is None else api_key,
             reflection=reflection,
+            **_durations(found),
         )
+        if made.renew_interval > made.lease / 2:
+            raise SettingError(
+                f"HOLDFAST_RENEW_INTERVAL ({made.renew_interval:g} s) must be at most half of HOLDFAST_LEASE"
+                f" ({made.lease:g} s): one late renewal must not end a lease"
+            )
+        return made
 
     def host_and_port(self) -> tuple[str, int]:
         """`listen`, checked and split; the host of "[::1]:4653" is "::1".
@@ -114,6 +139,22 @@ class Settings:
                 "set HOLDFAST_API_KEY, or pass --insecure if the network is trusted"
             )
         return host, int(port_text)
+
+
+def _durations(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in _DURATIONS:
+        variable = f"HOLDFAST_{name.upper()}"
+        if text := environment.get(variable, ""):
+            try:
+                found[name] = float(text)
+            except ValueError:
+                found[name] = 0.0
+            if not 0 < found[name] <= _LONGEST_S:
+                raise SettingError(f"{variable} is {text!r}; it must be a number of seconds above 0, for example 10")
+    if "lease" in found:
+        found.setdefault("renew_interval", found["lease"] * _RENEWALS_PER_LEASE)
+    return found
 
 
 def _is_loopback(host: str) -> bool:

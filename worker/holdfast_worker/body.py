@@ -13,6 +13,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import enum
+import functools
 import os
 import sys
 import threading
@@ -125,11 +126,10 @@ class Body(RunScope):
         self._host = host
         self._loop = host.loop
         self._task = task
-        self._payload = start.payload
         self.run_id = start.run_id
         self.fence = start.fence
         self.limits = host.limits
-        self.ctx = Context.of_start(start)
+        self._start = start
         self.signal = AbortSignal()
         self.state = State.RUNNING
         self.gate = Gate(host.loop, self._at_rest, self._on_knock)
@@ -242,6 +242,11 @@ class Body(RunScope):
 
     # -- RunScope
 
+    @functools.cached_property
+    def ctx(self) -> Context:  # type: ignore[override]
+        """Made when first asked for: most bodies do not ask."""
+        return Context.of_start(self._start)
+
     def call(self, call: DurableCall) -> Awaitable[Checkpoint]:
         step = current_step.get()
         if step is not None:
@@ -305,7 +310,7 @@ class Body(RunScope):
     async def _run_async(self) -> None:
         # Every exception ends here, SystemExit too: raised in a task it would end the loop with all its bodies.
         try:
-            self._output = await self._task.execute(self._payload, self)
+            self._output = await self._task.execute(self._start.payload, self)
         except BaseException as error:
             self._error = error
         self._is_over = True
@@ -313,7 +318,7 @@ class Body(RunScope):
     def _run_thread(self) -> None:
         output, error = None, None
         try:
-            output = self._task.execute_blocking(self._payload, self)
+            output = self._task.execute_blocking(self._start.payload, self)
         except BaseException as raised:
             error = raised
         try:

@@ -13,6 +13,7 @@ from holdfast_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from holdfast_scheduler.database import Database
+    from holdfast_scheduler.engine import Engine
 
 STOPPED: Final = 0
 USER_ERROR: Final = 2
@@ -38,7 +39,8 @@ def run_scheduler(
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     None takes HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else `sqlite:///holdfast.db`,
-    `127.0.0.1:4653` and no key. Once it serves it prints one line `scheduler ready address=… database=…`.
+    `127.0.0.1:4653` and no key. Once it serves it prints one line `scheduler ready address=… database=…`; at the end,
+    and whenever SIGUSR1 comes, one line `scheduler counts …` of its commits.
     Returns 0 when it was stopped, 2 after one clear line on stderr when it cannot start: the database is in use or
     away, the URL or address is bad, the port is taken, an extra is not installed.
     """
@@ -94,6 +96,7 @@ async def _serve(database: Database, settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     engine = Engine(database, settings)
+    loop.add_signal_handler(signal.SIGUSR1, _write_counts, engine)
     server = Server(engine, WorkerService(engine))
     await engine.start()
     try:
@@ -105,7 +108,18 @@ async def _serve(database: Database, settings: Settings) -> int:
         await server.stop()
     finally:
         await engine.stop()
+    _write_counts(engine)
     return STOPPED
+
+
+def _write_counts(engine: Engine) -> None:
+    """One line: what the commit loop has done since the start."""
+    meter = engine.meter
+    sys.stdout.write(
+        f"scheduler counts commits={meter.commits} commands={meter.commands} statements={meter.statements}"
+        f" commit_seconds={meter.seconds:.6f}\n"
+    )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -276,6 +276,27 @@ def test_timer_of_a_parked_body_wakes_it(loop: GatedEventLoop) -> None:
     assert list(scheduler.reports[2].abandoned_seqs) == [1]
 
 
+def test_wake_that_crosses_its_resume_does_not_cost_the_body(loop: GatedEventLoop) -> None:
+    async def body() -> Any:
+        async with asyncio.timeout(0.02):
+            await child("a")
+        return "in time"
+
+    scheduler = started(loop, body, autopilot=False)
+    parked(loop, scheduler)
+    scheduler.holds_commits = True
+    loop.run_until_complete(scheduler.until(lambda: bool(scheduler._inbox)))
+    wake = scheduler._inbox.pop().reports
+    assert wake.reports[0].HasField("wake")
+    refusal = wire.Refusal(run_id=RUN_ID, fence=1, number=2, reason=wire.REFUSAL_REASON_STALE_FENCE)
+    scheduler.fence, scheduler.is_parked, scheduler.holds_commits = 2, False, False
+    scheduler.deliver(
+        committed=wire.Committed(up_to=wake.frame_no, refused=[refusal]),
+        resumes=[wire.Resume(run_id=RUN_ID, fence=2)],
+    )
+    assert run_to_end(loop, scheduler).failed.error.type == "TimeoutError"
+
+
 def test_abandoned_call_stays_pending_at_re_entry_until_it_is_cancelled_again(loop: GatedEventLoop) -> None:
     async def body() -> Any:
         try:

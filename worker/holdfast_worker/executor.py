@@ -26,6 +26,7 @@ from holdfast.errors import HoldfastError
 from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_USER, TaskError
 from holdfast.v1.run_pb2 import Checkpoint
 from holdfast.v1.worker_service_pb2 import (
+    REFUSAL_REASON_STALE_FENCE,
     Canceled,
     CheckpointPage,
     ConnectRequest,
@@ -158,7 +159,13 @@ class Executor:
             self._take_start(start)
 
     def _take_committed(self, delivery: Delivery, touched: dict[Body, None]) -> None:
-        refused = {(one.run_id, one.fence, one.number): one for one in delivery.committed.refused}
+        # A Wake that crossed its Resume is stale, but the body is still this executor's: the Resume follows.
+        resumed = {resume.run_id: resume.fence for resume in delivery.resumes}
+        refused = {
+            (one.run_id, one.fence, one.number): one
+            for one in delivery.committed.refused
+            if not (one.reason == REFUSAL_REASON_STALE_FENCE and resumed.get(one.run_id, 0) > one.fence)
+        }
         while self._frames and self._frames[0][0] <= delivery.committed.up_to:
             for body, sent in self._frames.popleft()[1]:
                 refusal = refused.get((body.run_id, sent.fence, sent.number))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+# A PostgreSQL started as another user is forked, not vforked; gRPC's handlers would run, and crash, in that child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 from harness.postgres import PostgresServer, PostgresUnavailableError
 from harness.processes import Deployment

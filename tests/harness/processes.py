@@ -45,7 +45,9 @@ class ServerProcess:
         return self._process.poll()
 
     def family(self) -> list[psutil.Process]:
-        """The process and all its descendants (a worker's executors)."""
+        """The process and all its descendants (a worker's executors); nothing once it was waited for."""
+        if self.exit_code is not None:
+            return []  # somebody else may have the number by now
         try:
             leader = psutil.Process(self.pid)
             return [leader, *leader.children(recursive=True)]
@@ -54,9 +56,10 @@ class ServerProcess:
 
     def kill(self) -> None:
         """SIGKILL the process and its descendants, as a whole, and wait until they are gone."""
+        if self.exit_code is not None:
+            return
         # The leader is stopped first, or it might replace a killed executor before its own turn comes.
-        if self.exit_code is None:
-            os.kill(self.pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
         family = self.family()
         for process in reversed(family):
             _send(process, signal.SIGKILL)

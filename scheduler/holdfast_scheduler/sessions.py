@@ -85,8 +85,11 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
     for run in kept:
         if run.status == m.CANCELING:
             delivery.cancels.append((run.id, run.fence))
+        # What a commit of its own settled, beyond the last that was pushed, it learns from the acknowledgement. As an
+        # update it would make the worker believe that a Park which crosses it did not count.
         for checkpoint in checkpoints.get(run.id, ()):
-            if checkpoint.settled_order and run.status == m.EXECUTING and checkpoint.status != m.ABANDONED:
+            is_pushed = 0 < checkpoint.settled_order <= run.pushed and checkpoint.status != m.ABANDONED
+            if is_pushed and run.status == m.EXECUTING:
                 delivery.updates.append((run.id, run.fence, checkpoint))
         if run.status == m.QUEUED:
             unit.queued[run.id] = run
@@ -99,15 +102,15 @@ def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
     """Another replica may have settled checkpoints of runs that this session executes, or canceled them."""
     delivery = unit.delivery(command.session)
     rows = store.peek_session_runs(unit.tx, unit.namespace, command.session)
-    behind: dict[bytes, tuple[int, int]] = {}
+    behind: dict[bytes, tuple[int, int, int]] = {}
     for run_id, fence, status, pushed in rows:
         if status == m.CANCELING:
             delivery.cancels.append((run_id, fence))
         elif status == m.EXECUTING and pushed > command.told.get(run_id, 0):
-            behind[run_id] = (fence, command.told.get(run_id, 0))
+            behind[run_id] = (fence, command.told.get(run_id, 0), pushed)
     for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else ():
-        fence, told = behind[checkpoint.run_id]
-        if checkpoint.settled_order > told and checkpoint.status != m.ABANDONED:
+        fence, told, pushed = behind[checkpoint.run_id]
+        if told < checkpoint.settled_order <= pushed and checkpoint.status != m.ABANDONED:
             delivery.updates.append((checkpoint.run_id, fence, checkpoint))
     return {row[0] for row in rows}
 

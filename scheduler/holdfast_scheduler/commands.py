@@ -12,7 +12,7 @@ from holdfast_scheduler.dispatch import Offer, dispatch
 from holdfast_scheduler.errors import not_found_fault
 from holdfast_scheduler.ids import run_text
 from holdfast_scheduler.model import Command, ItemFault, NewRun, Run
-from holdfast_scheduler.triggering import FAILED_PRECONDITION, Trigger
+from holdfast_scheduler.triggering import FAILED_PRECONDITION, Trigger, begin_time_to_live
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes, key_hash
 
 _CALL_TIMED_OUT: Final = error_bytes(
@@ -29,6 +29,8 @@ def apply_commands(
     _look_up(unit, trigger, commands)
     outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
     propagation.propagate(unit)
+    if unit.ended_sessions:
+        offers = [one for one in offers if one.session not in unit.ended_sessions]
     backlog = dispatch(unit, offers, backlog)
     unit.flush()
     return outcomes, backlog
@@ -135,8 +137,10 @@ def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: 
                 unit.settle(checkpoint, m.SUCCEEDED)
             else:
                 unit.settle(checkpoint, m.FAILED_CHECKPOINT, error=_CALL_TIMED_OUT)
+    waiting = [run for run in due if run.status == m.DELAYED and run.reason == m.SCHEDULED]
     for run in due:
         unit.transition(run, rules.DUE)
+    begin_time_to_live(unit, [run for run in waiting if run.status == m.QUEUED])
 
 
 def _tokens_due(unit: UnitOfWork, trigger: Trigger, command: m.TokensDue, _replica: bytes) -> None:
@@ -156,7 +160,7 @@ def _reconcile(unit: UnitOfWork, trigger: Trigger, command: m.ReconcileHeld, _re
 
 
 def _renew(unit: UnitOfWork, trigger: Trigger, command: m.RenewSession, _replica: bytes) -> bool:
-    return store.renew_sessions(unit.tx, [(unit.namespace, command.session, unit.now + sessions.lease_us(unit))]) > 0
+    return store.renew_session(unit.tx, unit.namespace, command.session, unit.now + sessions.lease_us(unit))
 
 
 def _catch_up(unit: UnitOfWork, trigger: Trigger, command: m.CatchUp, _replica: bytes) -> set[bytes]:

@@ -1,8 +1,8 @@
 """Group commit: everything that waits becomes one transaction; answers and effects go out after the commit.
 
 There is no artificial delay: while one commit is in flight in the database thread, the next batch gathers. A failing
-command fails alone: when the database refuses a value, the batch is rolled back and halved until the culprit stands
-alone. A conflict with another replica has the whole batch tried again, because nothing was answered yet.
+command fails alone: when the database refuses a value, or anything else goes wrong, the batch is rolled back and halved
+until the culprit stands alone. A conflict with another replica has the whole batch tried again, because nothing was answered yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from holdfast_scheduler import store
 from holdfast_scheduler.commands import PostponedEvent, apply_commands
 from holdfast_scheduler.database import ConflictError, Database, DataError, LostError
 from holdfast_scheduler.dispatch import Offer
-from holdfast_scheduler.errors import OverloadedError, ShuttingDownError, StorageUnavailableError, invalid
+from holdfast_scheduler.errors import (
+    OverloadedError,
+    RequestError,
+    ShuttingDownError,
+    StorageUnavailableError,
+    internal,
+    invalid,
+)
 from holdfast_scheduler.model import Command, Delivery
 from holdfast_scheduler.unit_of_work import UnitOfWork, World
 
@@ -102,6 +109,7 @@ class CommitLoop:
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
         self._stopping = False
         self._backlog: dict[str, bool] = {}
+        self._expected: set[str] = set()  # namespaces of which a look is wanted since the last commit began
         self._fresh_leases_due = True  # after a start, and after an outage
         self.steady_since: float | None = None
         self.meter = Meter()
@@ -126,11 +134,11 @@ class CommitLoop:
 
     def expect_backlog(self, namespace: str) -> None:
         """Have the next commit look into the queues: a worker with other tasks came, or another replica queued runs."""
-        self._backlog[namespace] = True
+        self._expected.add(namespace)
 
     def has_backlog(self, namespace: str) -> bool:
         """Whether runs may wait that a worker with credit could take."""
-        return self._backlog.get(namespace, True)
+        return namespace in self._expected or self._backlog.get(namespace, True)
 
     async def run(self) -> None:
         """Commit until `stop`, then what is left."""
@@ -141,6 +149,7 @@ class CommitLoop:
                 await self._filled.wait()
                 continue
             taken = self._take()
+            self._begin()
             offers = self._offers()
             try:
                 batch = await loop.run_in_executor(self._thread, self._commit, [w.command for w in taken], offers)
@@ -159,8 +168,7 @@ class CommitLoop:
                 continue
             if self.steady_since is None:
                 self.steady_since = time.monotonic()
-            for committed in batch.committed:
-                self._backlog[committed.namespace] = committed.backlog
+            self._note(batch)
             self._after(batch.committed)
             for waiting, outcome in zip(taken, batch.outcomes, strict=True):
                 if waiting.future is None or waiting.future.done():
@@ -169,6 +177,19 @@ class CommitLoop:
                     waiting.future.set_exception(outcome)
                 else:
                     waiting.future.set_result(outcome)
+
+    def _begin(self) -> None:
+        """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""
+        for namespace in self._expected:
+            self._backlog[namespace] = True
+        self._expected.clear()
+
+    def _note(self, batch: _Batch) -> None:
+        """After a commit. One that was halved had several: what any of them left behind is left."""
+        left: dict[str, bool] = {}
+        for committed in batch.committed:
+            left[committed.namespace] = left.get(committed.namespace, False) or committed.backlog
+        self._backlog.update(left)
 
     def _take(self) -> list[_Waiting]:
         queue, most = self._queue, self._world.settings.commit_rows
@@ -218,24 +239,55 @@ class CommitLoop:
         return batch
 
     def _try(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
+        failure: Exception
         for attempt in range(CONFLICT_TRIES):
             try:
                 return self._once(commands, {ns: [replace(one) for one in group] for ns, group in offers.items()})
             except ConflictError as error:
                 log.info("conflict, trying again commands=%d error=%s", len(commands), str(error).split("\n")[0])
                 time.sleep(0.001 * attempt)
+                failure = StorageUnavailableError("too many conflicts with other schedulers; ask again")
             except DataError as error:
-                if len(commands) == 1:
-                    log.warning("refused by the database command=%s error=%s", type(commands[0]).__name__, error)
-                    return _Batch([invalid("request", f"the database refuses a value: {error}")], [])
-                middle = len(commands) // 2
-                first = self._try(commands[:middle], offers)
-                # The first half may have used the credit: the second half only queues.
-                second = self._try(commands[middle:], {})
-                return _Batch(first.outcomes + second.outcomes, first.committed + second.committed)
-        return _Batch(
-            [StorageUnavailableError("too many conflicts with other schedulers; ask again")] * len(commands), []
-        )
+                failure = invalid("request", f"the database refuses a value: {error}")
+                break
+            except LostError:
+                raise
+            except Exception as error:
+                log.exception("commit failed commands=%d", len(commands))
+                failure = internal(error)
+                break
+        return self._without_culprit(commands, offers, failure)
+
+    def _without_culprit(
+        self, commands: list[Command], offers: dict[str, list[Offer]], failure: RequestError | Exception
+    ) -> _Batch:
+        """One of the commands fails: halve until it stands alone, down to the report or the item."""
+        if len(commands) > 1:
+            middle = len(commands) // 2
+            first = self._try(commands[:middle], offers)
+            # The first half may have used the credit: the second half only queues.
+            second = self._try(commands[middle:], {})
+            return _Batch(first.outcomes + second.outcomes, first.committed + second.committed)
+        (command,) = commands
+        if type(command) is m.ApplyReports and len(command.reports) > 1:
+            middle = len(command.reports) // 2
+            # Only the second half acknowledges the frame.
+            first = self._try([replace(command, frame_no=0, reports=command.reports[:middle])], offers)
+            second = self._try([replace(command, reports=command.reports[middle:])], {})
+            return _Batch([None], first.committed + second.committed)
+        if type(command) is m.TriggerRuns and len(command.items) > 1:
+            middle = len(command.items) // 2
+            first = self._try([replace(command, items=command.items[:middle])], offers)
+            second = self._try([replace(command, items=command.items[middle:])], {})
+            return _Batch([first.outcomes[0] + second.outcomes[0]], first.committed + second.committed)
+        log.warning("one command fails command=%s error=%s", type(command).__name__, failure)
+        if type(command) is m.ApplyReports and command.reports and not command.reports[0].invalid:
+            # Its worker must learn of it: a report that is never answered would hold the run up for ever.
+            command.reports[0].invalid = str(failure)
+            return self._try(commands, offers)
+        if type(command) is m.TriggerRuns and isinstance(failure, RequestError):
+            return _Batch([[failure.fault] * len(command.items)], [])
+        return _Batch([failure], [])
 
     def _once(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
         tx = self._database.begin()
@@ -267,6 +319,10 @@ class CommitLoop:
             tx.commit()
         except LostError as error:
             error.in_doubt = True
+            tx.rollback()  # SQLite keeps a transaction open whose COMMIT met a full disk
+            raise
+        except BaseException:
+            tx.rollback()
             raise
         self._fresh_leases_due = False
         self.meter.statements += tx.statements
@@ -312,5 +368,7 @@ def _overlooked(tx: Any, tick: m.Tick, world: World) -> list[Command]:
     if tick.expire_sessions:
         for namespace, session, worker in store.expired_sessions(tx, tx.now):
             found.append(m.EndSession(namespace, session, True, f"worker {worker} was silent for a whole lease"))
+        for namespace, session in store.orphaned_sessions(tx):
+            found.append(m.EndSession(namespace, session, True, "the session of its worker had ended"))
     found += [PostponedEvent(row[0], row[2], row[3]) for row in store.take_pending_events(tx, LOOK_ROWS)]
     return found

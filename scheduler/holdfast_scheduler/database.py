@@ -79,9 +79,8 @@ class Transaction:
         """Insert rows in one statement. With `skip`, rows whose key exists are passed over."""
         raise NotImplementedError
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
-        """Update rows by key in one statement; each row holds the key's values, then the columns' values. Returns how
-        many rows there were."""
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Update rows by key in one statement; each row holds the key's values, then the columns' values."""
         raise NotImplementedError
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
@@ -199,16 +198,16 @@ class SqliteTransaction(Transaction):
         verb = "INSERT OR IGNORE" if skip else "INSERT"
         self._many(f"{verb} INTO {table.name} ({', '.join(columns)}) VALUES ({_comma(len(columns))})", rows)
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
-        return self._many(*_sqlite_update(table.name, key, columns), rows)
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._many(*_sqlite_update(table.name, key, columns), rows)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._many(_upsert(table.name, key, columns, f"VALUES ({_comma(len(key) + len(columns))})"), rows)
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> int:
+    def _many(self, sql: str, rows: Sequence[Row]) -> None:
         self.statements += 1
         with _sqlite_errors():
-            return self._cursor.executemany(sql, rows).rowcount
+            self._cursor.executemany(sql, rows)
 
     def commit(self) -> None:
         with _sqlite_errors():
@@ -321,60 +320,81 @@ def _array_type(column: sa.Column[Any]) -> str:
 
 
 class PostgresTransaction(Transaction):
-    """A bulk statement sends one array per column and unnests them: one round trip whatever the number of rows."""
+    """A bulk statement sends one array per column and unnests them: one statement whatever the number of rows.
+
+    The connection is in pipeline mode: statements are sent without waiting for their results, which only `fetch` and
+    its like do. So BEGIN, the clock and the first load are one round trip, and all writes and COMMIT are another; an
+    error of a write appears there.
+    """
 
     def __init__(self, database: PostgresDatabase, connection: Any) -> None:
         self._database = database
         self._connection = connection
-        self._cursor = connection.cursor(binary=True)
-        # The first statement reads the clock: `clock_timestamp` because a transaction that waited for a lock must not
-        # see an instant before what it waited for.
-        self.now = self.fetch("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")[0][0]
+        self._now = 0
+        with database.errors():
+            self._leave = contextlib.ExitStack()
+            self._pipeline = self._leave.enter_context(connection.pipeline())
+            # `clock_timestamp` because a transaction that waited for a lock must not see an instant before what it
+            # waited for.
+            self._clock = self._send("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8", ())
+
+    @property
+    def now(self) -> int:  # type: ignore[override]
+        """The database's clock when the transaction began; read together with the first result that is waited for."""
+        if not self._now:
+            with self._database.errors():
+                self._now = self._clock.fetchone()[0]
+        return self._now
+
+    def _send(self, sql: str, params: Sequence[Any]) -> Any:
+        """Send a statement; its results wait in the cursor that is returned."""
+        self.statements += 1
+        return self._connection.cursor(binary=True).execute(sql, params)
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        self.statements += 1
         with self._database.errors():
-            return cast(list[Row], self._cursor.execute(_percent(sql), params).fetchall())
+            return cast(list[Row], self._send(_percent(sql), params).fetchall())
 
     def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
         if not values:
             return []
-        self.statements += 1
         text = _percent(sql.replace("{in}", "= ANY(?)"))
         if lock:
             text += f" ORDER BY {lock} FOR UPDATE"
         with self._database.errors():
-            return cast(list[Row], self._cursor.execute(text, (*params, list(values))).fetchall())
+            return cast(list[Row], self._send(text, (*params, list(values))).fetchall())
 
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
         return self.fetch_in(f"{sql} LIMIT {int(limit)} FOR UPDATE SKIP LOCKED", values, params)
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        self.statements += 1
         with self._database.errors():
-            return cast(int, self._cursor.execute(_percent(sql), params).rowcount)
+            cursor = self._send(_percent(sql), params)
+            self._pipeline.sync()  # until then nobody knows how many
+            return cast(int, cursor.rowcount)
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
         self._arrays(_pg_insert(table, columns, skip), rows)
 
-    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> int:
-        return self._arrays(_pg_update(table, key, columns), rows)
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._arrays(_pg_update(table, key, columns), rows)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._arrays(_upsert(table.name, key, columns, _pg_unnest(table, key + columns)), rows)
 
-    def _arrays(self, sql: str, rows: Sequence[Row]) -> int:
-        if not rows:
-            return 0
-        self.statements += 1
-        with self._database.errors():
-            return cast(int, self._cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)]).rowcount)
+    def _arrays(self, sql: str, rows: Sequence[Row]) -> None:
+        if rows:
+            with self._database.errors():
+                self._send(sql, [list(column) for column in zip(*rows, strict=True)])
 
     def commit(self) -> None:
         with self._database.errors():
             self._connection.commit()
+            self._leave.close()
 
     def rollback(self) -> None:
+        with contextlib.suppress(Exception):  # the statement that failed ended the pipeline with its own error
+            self._leave.close()
         self._database.rollback()
 
 
@@ -447,7 +467,12 @@ class PostgresDatabase(Database):
         errors = self._psycopg.errors
         try:
             yield
-        except (errors.UniqueViolation, errors.TransactionRollback, errors.LockNotAvailable) as error:
+        except (
+            errors.UniqueViolation,
+            errors.DeadlockDetected,
+            errors.SerializationFailure,
+            errors.LockNotAvailable,
+        ) as error:
             raise ConflictError(str(error)) from error
         except (errors.DataError, errors.IntegrityError, errors.ProgrammingError) as error:
             raise DataError(str(error)) from error

@@ -110,15 +110,21 @@ def claim(tx: Transaction, namespace: str, tasks: Sequence[str], limit: int) -> 
     another replica has locked."""
     sql = (
         f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
-        " AND task {in} ORDER BY order_at"
+        " AND task {in} ORDER BY order_at, id"
     )
     return [Run(*row) for row in tx.claim_in(sql, tasks, (namespace,), limit)]
 
 
 def claim_parked(tx: Transaction, namespace: str, sessions: Sequence[bytes], limit: int) -> list[Run]:
     """Load woken runs whose parked bodies these sessions hold, oldest order first."""
-    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}} ORDER BY order_at"
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}} ORDER BY order_at, id"
     return [Run(*row) for row in tx.claim_in(sql, sessions, (namespace,), limit)]
+
+
+def has_woken(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> bool:
+    """Whether any of these sessions holds a parked body that is to go on."""
+    sql = "SELECT 1 FROM runs WHERE namespace = ? AND status = 2 AND session {in} LIMIT 1"
+    return bool(tx.fetch_in(sql, sessions, (namespace,)))
 
 
 def overdue(tx: Transaction, before: int, limit: int) -> list[Row]:
@@ -473,9 +479,10 @@ def upsert_session(tx: Transaction, row: Row) -> None:
     tx.upsert(schema.sessions, ("namespace", "id"), _SESSION, [row])
 
 
-def renew_sessions(tx: Transaction, rows: Sequence[Row]) -> int:
-    """Write (namespace, id, lease_until); how many of the sessions exist."""
-    return tx.update(schema.sessions, ("namespace", "id"), ("lease_until",), rows)
+def renew_session(tx: Transaction, namespace: str, session: bytes, lease_until: int) -> bool:
+    """Write the end of a lease; whether the session exists."""
+    sql = "UPDATE sessions SET lease_until = ? WHERE namespace = ? AND id = ?"
+    return tx.execute(sql, (lease_until, namespace, session)) > 0
 
 
 def delete_session(tx: Transaction, namespace: str, session: bytes) -> None:
@@ -493,6 +500,14 @@ def expired_sessions(tx: Transaction, now: int) -> list[Row]:
     return tx.fetch("SELECT namespace, id, worker FROM sessions WHERE lease_until < ? LIMIT 100", (now,))
 
 
+def orphaned_sessions(tx: Transaction) -> list[Row]:
+    """(namespace, session) of runs whose session has ended: it was given them while it ended elsewhere."""
+    return tx.fetch(
+        "SELECT DISTINCT r.namespace, r.session FROM runs r WHERE r.session IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM sessions s WHERE s.namespace = r.namespace AND s.id = r.session) LIMIT 100"
+    )
+
+
 def insert_pending_events(tx: Transaction, rows: Sequence[Row]) -> None:
     """Insert (namespace, id, kind, run_id)."""
     tx.insert(schema.pending_events, ("namespace", "id", "kind", "run_id"), rows)
@@ -501,10 +516,12 @@ def insert_pending_events(tx: Transaction, rows: Sequence[Row]) -> None:
 def take_pending_events(tx: Transaction, limit: int) -> list[Row]:
     """Take (namespace, id, kind, run_id) off the table; they come back if the transaction is rolled back."""
     rows = tx.fetch("SELECT namespace, id, kind, run_id FROM pending_events ORDER BY id LIMIT ?", (limit,))
+    taken: set[tuple[str, bytes]] = set()
     for namespace in {row[0] for row in rows}:
         ids = [row[1] for row in rows if row[0] == namespace]
-        tx.fetch_in("DELETE FROM pending_events WHERE namespace = ? AND id {in} RETURNING id", ids, (namespace,))
-    return rows
+        sql = "DELETE FROM pending_events WHERE namespace = ? AND id {in} RETURNING id"
+        taken.update((namespace, bytes(row[0])) for row in tx.fetch_in(sql, ids, (namespace,)))
+    return [row for row in rows if (row[0], row[1]) in taken]  # another replica may have taken the others meanwhile
 
 
 def peek_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Row]:

@@ -107,7 +107,6 @@ class UnitOfWork:
         self.tx = tx
         self.namespace = namespace
         self.world = world
-        self.now = tx.now
         self.runs: dict[bytes, Run] = {}
         self.created: dict[bytes, NewRun] = {}
         self.queued: dict[bytes, Run] = {}  # became claimable here
@@ -119,6 +118,7 @@ class UnitOfWork:
         self.fresh: dict[bytes, list[Checkpoint]] = {}  # settled here while the run was parked
         self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
         self.timed_tokens: list[tuple[int, bytes]] = []
+        self.ended_sessions: set[bytes] = set()
         self.touched: set[bytes] = set()  # runs whose visible state changed
         self._inserted: dict[bytes, Run] = {}  # rows to insert
         self._changed: dict[bytes, Run] = {}  # rows to update
@@ -134,6 +134,11 @@ class UnitOfWork:
         self.key_inserts: dict[tuple[str, bytes], tuple[Any, ...]] = {}
         self.key_updates: dict[tuple[str, bytes], tuple[Any, ...]] = {}
 
+    @property
+    def now(self) -> int:
+        """The database's clock when the transaction began."""
+        return self.tx.now
+
     # --- loading --------------------------------------------------------------------------------------------------------
 
     def load(self, ids: Iterable[bytes]) -> None:
@@ -145,6 +150,15 @@ class UnitOfWork:
     def adopt(self, rows: Iterable[Run]) -> list[Run]:
         """Take loaded rows in, and return the copies that count: those that were here before, if any."""
         return [self.runs.setdefault(run.id, run) for run in rows]
+
+    def load_waiters(self, subjects: list[bytes]) -> list[Checkpoint]:
+        """Pending checkpoints that wait for these runs, batches or tokens, their runs locked."""
+        waiters = store.load_waiters(self.tx, self.namespace, subjects)
+        if all(checkpoint.run_id in self.runs for checkpoint in waiters):
+            return waiters
+        # What was read before the lock was granted may be old: a timeout may have answered the call meanwhile.
+        self.load(checkpoint.run_id for checkpoint in waiters)
+        return store.load_waiters(self.tx, self.namespace, subjects)
 
     def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:
         """Where runs stand in the family tree."""
@@ -311,11 +325,14 @@ class UnitOfWork:
         if checkpoint.due_at is not None:
             self._retime.add(run.id)
         self.changed(run)
+        # A parked body that was woken by an earlier commit has more to learn than what is settled here: its answers
+        # are then read from the rows when it is resumed.
+        knows_all = run.status == m.WAITING or run.id in self.fresh
         self.transition(run, rules.SETTLED)
         if run.status in (m.EXECUTING, m.CANCELING):
             assert run.session is not None
             self.delivery(run.session).updates.append((run.id, run.fence, checkpoint))
-        elif run.session is not None:
+        elif run.session is not None and knows_all:
             self.fresh.setdefault(run.id, []).append(checkpoint)
 
     def abandon(self, run: Run, seqs: Iterable[int]) -> None:

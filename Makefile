@@ -26,7 +26,7 @@ check: $(READY) ## Lint, format, types, and the contract
 	@$(PY) -m pytest -q -p no:cacheprovider tests/unit/test_generated.py
 	@BUF_VERSION=$(BUF_VERSION) sh protos/check.sh
 
-bench: $(READY) ## Measure throughput and latency on this machine
+bench: $(READY) ## Measure on this machine (BENCH="--only batches --runs 3"); see docs/performance.md
 	@$(PY) -m benchmarks $(BENCH)
 
 protos: $(READY) ## Generate sdk/holdfast/v1 from protos/
@@ -40,7 +40,7 @@ dev: $(READY) ## Make .venv with everything needed to work on Holdfast
 	@echo "ready: activate with  . .venv/bin/activate"
 
 clean: ## Remove .venv, caches and what the demo left
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .holdfast dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench .holdfast dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than pyproject.toml when everything in it is installed, so a second run is quick.

@@ -123,7 +123,7 @@ class PostgresServer:
         """SIGKILL the server and all its backends: a power cut as far as PostgreSQL can see."""
         if self._process is None:
             return
-        family = self._family()
+        family = self.family()
         for process in family:
             _signal(process, signal.SIGKILL)
         self._process.wait(timeout=START_DEADLINE_S)
@@ -132,12 +132,12 @@ class PostgresServer:
 
     def pause(self) -> None:
         """SIGSTOP the server and all its backends: connections stay open and nothing answers."""
-        for process in self._family():
+        for process in self.family():
             _signal(process, signal.SIGSTOP)
 
     def unpause(self) -> None:
         """Undo `pause`."""
-        for process in self._family():
+        for process in self.family():
             _signal(process, signal.SIGCONT)
 
     def close(self) -> None:
@@ -150,7 +150,8 @@ class PostgresServer:
         """What the server has logged so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """The server and its backends. Raises RuntimeError when it is not running."""
         if self._process is None:
             raise RuntimeError("this PostgreSQL is not running")
         try:

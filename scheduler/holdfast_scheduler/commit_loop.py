@@ -38,6 +38,9 @@ CONFLICT_TRIES: Final = 20
 """Times a batch is tried again after a conflict before its callers are told to ask again."""
 OUTAGE_PAUSE: Final = 0.25
 """Seconds between tries while the database is away."""
+GAP: Final = 0.5
+"""Part of a lease without a commit after which workers may have been unable to renew theirs: the database or this
+process stood still."""
 LOOK_ROWS: Final = 1_000
 """Rows of each kind that one look of a second takes."""
 
@@ -111,6 +114,7 @@ class CommitLoop:
         self._backlog: dict[str, bool] = {}
         self._expected: set[str] = set()  # namespaces of which a look is wanted since the last commit began
         self._fresh_leases_due = True  # after a start, and after an outage
+        self._last_now = 0  # the database's clock at the last commit
         self.steady_since: float | None = None
         self.meter = Meter()
 
@@ -139,6 +143,14 @@ class CommitLoop:
     def has_backlog(self, namespace: str) -> bool:
         """Whether runs may wait that a worker with credit could take."""
         return namespace in self._expected or self._backlog.get(namespace, True)
+
+    def tells_of_worker(self, opened_at: float) -> bool:
+        """Whether the end of a stream, opened at this instant of the monotonic clock, tells of its worker: it does not
+        when the stream has seen an outage, after which workers are still on their way back."""
+        steady = self.steady_since
+        return steady is not None and (
+            opened_at >= steady or time.monotonic() - steady > self._world.settings.lease
+        )
 
     async def run(self) -> None:
         """Commit until `stop`, then what is left."""
@@ -294,12 +306,17 @@ class CommitLoop:
         try:
             grouped: dict[str, list[tuple[int, Command]]] = {}
             outcomes: list[Any] = [None] * len(commands)
-            if self._fresh_leases_due:
+            if any(_judges(command) for command in commands) and self._is_gap(tx.now):
+                self._fresh_leases_due = True
+            fresh_leases = self._fresh_leases_due
+            if fresh_leases:
                 store.extend_leases(tx, tx.now + round(self._world.settings.lease * 1e6))
             for place, command in enumerate(commands):
                 if type(command) is m.Tick:
                     for found in _overlooked(tx, command, self._world):
                         grouped.setdefault(found.namespace, []).append((-1, found))
+                elif fresh_leases and type(command) is m.EndSession and command.lost:
+                    outcomes[place] = False  # it has a fresh lease; whether it comes back is seen until that ends
                 else:
                     grouped.setdefault(command.namespace, []).append((place, command))
             committed = []
@@ -324,9 +341,22 @@ class CommitLoop:
         except BaseException:
             tx.rollback()
             raise
-        self._fresh_leases_due = False
+        # A commit that stood still in its middle is noticed only now; the next one gives fresh leases then.
+        self._fresh_leases_due = not fresh_leases and self._is_gap(tx.now)
+        if self._fresh_leases_due or fresh_leases:
+            self.steady_since = time.monotonic()
+        self._last_now = tx.now
         self.meter.statements += tx.statements
         return _Batch(outcomes, committed)
+
+
+    def _is_gap(self, now: int) -> bool:
+        return now - self._last_now > GAP * self._world.settings.lease * 1e6
+
+
+def _judges(command: Command) -> bool:
+    """Whether the command may end sessions for their silence."""
+    return type(command) is m.Tick or (type(command) is m.EndSession and command.lost)
 
 
 def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], backlog: bool) -> Committed:

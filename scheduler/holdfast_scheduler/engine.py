@@ -64,6 +64,7 @@ class Engine:
         self.replica = ids.new_id()
         self._world = World(settings)
         self._connections: dict[bytes, Connection] = {}
+        self._opened_at: dict[Connection, float] = {}
         self._offer_tasks: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._look_task: asyncio.Task[None] | None = None
@@ -169,6 +170,7 @@ class Engine:
             self._count(old, -1)
             old.close("a newer connection of this session exists")
         self._connections[connection.session] = connection
+        self._opened_at[connection] = time.monotonic()
         self._world.worker_names[connection.session] = connection.worker
         for row in definitions:
             self._world.learn(connection.namespace, row)
@@ -181,7 +183,9 @@ class Engine:
             self._offer_tasks[key] = self._offer_tasks.get(key, 0) + by
 
     def disconnect(self, connection: Connection, connection_no: int, *, goodbye: bool) -> None:
-        """A stream has ended. Without a goodbye the worker may come back within the grace; then it counts as lost."""
+        """A stream has ended. Without a goodbye the worker may come back within the grace; then it counts as lost,
+        unless the stream has seen an outage of ours: then its lease decides."""
+        opened_at = self._opened_at.pop(connection, 0.0)
         if self._connections.get(connection.session) is connection:
             del self._connections[connection.session]
             self._count(connection, -1)
@@ -193,7 +197,8 @@ class Engine:
 
         def lost() -> None:
             self._graces.discard(handle)
-            self.send(command)
+            if self._commits.tells_of_worker(opened_at):
+                self.send(command)
 
         handle = asyncio.get_running_loop().call_later(self.settings.reconnect_grace, lost)
         self._graces.add(handle)

@@ -491,8 +491,14 @@ def delete_session(tx: Transaction, namespace: str, session: bytes) -> None:
 
 
 def extend_leases(tx: Transaction, until: int) -> None:
-    """Give every session a fresh lease, after a start or an outage."""
+    """Give every session a fresh lease, after a start or an outage; and let woken runs wait as long for the worker that
+    has their parked body, which could not take them meanwhile."""
     tx.execute("UPDATE sessions SET lease_until = ? WHERE lease_until < ?", (until, until))
+    tx.execute(
+        "UPDATE runs SET wake_at = ?, due_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END"
+        f" WHERE status = {m.QUEUED} AND session IS NOT NULL AND wake_at < ?",
+        (until, until, until, until),
+    )
 
 
 def expired_sessions(tx: Transaction, now: int) -> list[Row]:

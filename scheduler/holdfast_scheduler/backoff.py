@@ -13,14 +13,14 @@ RECOVERY_CEILING_US: Final = 60_000_000
 def retry_delay(attempt: int, *, factor: float, min_us: int, max_us: int, randomize: bool, chance: float) -> int:
     """Microseconds between the end of `attempt` (from 1) and the next one.
 
-    The base is b = min(max, min · factor^(attempt−1)). Without `randomize` the delay is b; with it, uniform in
+    The base is b = min(max, min · factor^(attempt-1)). Without `randomize` the delay is b; with it, uniform in
     [lo, hi] where hi = min(max, 2b) and lo = max(min, hi/2), so that no delay is below the floor or above the ceiling
     and many runs that fail at one instant spread out at every attempt, at the ceiling too. Why spread at all: Marc
     Brooker, "Exponential Backoff And Jitter".
     """
     max_us = max(max_us, min_us)
     try:
-        base = min(float(max_us), min_us * factor ** (attempt - 1))
+        base = max(float(min_us), min(float(max_us), min_us * factor ** (attempt - 1)))
     except OverflowError:
         base = float(max_us)
     if not randomize:

@@ -32,41 +32,57 @@ class Offer:
 
 
 def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
-    """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take."""
-    by_session = {offer.session: offer for offer in offers}
-    backlog = _resume_parked(unit, by_session, backlog) or backlog
+    """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take, now
+    or when they have room again. `offers` has all connected sessions, also those without room."""
+    backlog = _resume_parked(unit, {offer.session: offer for offer in offers}, backlog) or backlog
+    starts: list[Run] = []
+    left = False
+    while True:
+        by_task = _with_room(offers)
+        room = sum(min(one.slots, one.places) for one in offers if one.slots > 0 and one.places > 0)
+        if not room:
+            left = left or backlog or any(run.session is None for run in unit.queued.values())
+            break
+        # Nobody looks for tasks of which all workers are full: whether runs of theirs wait is not known.
+        full = [one for one in offers if one.slots <= 0 or one.places <= 0]
+        unseen = {task for one in full for task in one.tasks if task not in by_task}
+        claimed: list[Run] = []
+        if backlog:
+            unit.flush()  # so that the claim sees what was queued, started or canceled here
+            claimed = unit.adopt(store.claim(unit.tx, unit.namespace, list(by_task), room))
+            left = left or bool(unseen)
+        candidates = {run.id: run for run in (*claimed, *unit.queued.values())}
+        begun = len(starts)
+        for run in sorted(candidates.values(), key=_order):
+            if run.status != m.QUEUED or run.session is not None:
+                continue
+            choices = by_task.get(run.task, ())
+            offer = max((o for o in choices if o.slots > 0 and o.places > 0), key=_free, default=None)
+            if offer is None:
+                left = left or bool(choices) or run.task in unseen
+                continue
+            offer.slots -= 1
+            offer.places -= 1
+            starts.append(run)
+            _begin(unit, run, offer)
+        if len(claimed) < room:
+            break
+        if len(starts) == begun:
+            left = True
+            break
+        # The oldest were all of tasks whose workers are full by now; others may wait for those that are not.
+    _order_starts(unit, starts)
+    return left or any(run.session is not None for run in unit.queued.values())
+
+
+def _with_room(offers: list[Offer]) -> dict[str, list[Offer]]:
+    """Offers that can take a start, by task."""
     by_task: dict[str, list[Offer]] = {}
     for one in offers:
         if one.slots > 0 and one.places > 0:
             for task in one.tasks:
                 by_task.setdefault(task, []).append(one)
-    room = sum(min(one.slots, one.places) for one in offers if one.slots > 0 and one.places > 0)
-    if not room:
-        return backlog or any(run.session is None for run in unit.queued.values())
-    left = False
-    if backlog:
-        # What was queued here is written first, so that the claim sees it at its place in the order.
-        if unit.queued:
-            unit.flush()
-        claimed = unit.adopt(store.claim(unit.tx, unit.namespace, list(by_task), room))
-        left = len(claimed) >= room
-        fresh = [run for run in unit.queued.values() if run.session is None]
-        candidates = {run.id: run for run in (*claimed, *fresh) if run.status == m.QUEUED and run.session is None}
-    else:
-        candidates = {run.id: run for run in unit.queued.values() if run.session is None}
-    starts: list[Run] = []
-    for run in sorted(candidates.values(), key=_order):
-        choices = by_task.get(run.task, ())
-        offer = max((o for o in choices if o.slots > 0 and o.places > 0), key=_free, default=None)
-        if offer is None:
-            left = left or bool(choices)
-            continue
-        offer.slots -= 1
-        offer.places -= 1
-        starts.append(run)
-        _begin(unit, run, offer)
-    _order_starts(unit, starts)
-    return left or any(run.session is not None for run in unit.queued.values())
+    return by_task
 
 
 def _order(run: Run) -> tuple[int, bytes]:
@@ -96,7 +112,8 @@ def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) 
             if run.status == m.QUEUED and run.session in offers:
                 candidates[run.id] = run
     resumed: list[Run] = []
-    left = False
+    full = [offer.session for offer in offers.values() if offer.slots <= 0] if backlog else []
+    left = bool(full) and store.has_woken(unit.tx, unit.namespace, full)
     for run in sorted(candidates.values(), key=_order):
         assert run.session is not None
         offer = offers[run.session]
@@ -114,7 +131,7 @@ def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) 
         for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, unknown):
             if checkpoint.settled_order > unit.runs[checkpoint.run_id].seen:
                 settled.setdefault(checkpoint.run_id, []).append(checkpoint)
-        _fill_batches(unit, [one for group in settled.values() for one in group])
+        fill_batches(unit, [one for group in settled.values() for one in group])
     for run in resumed:
         assert run.session is not None
         fresh = unit.fresh.get(run.id) or applicable(run, settled.get(run.id, ()))
@@ -136,7 +153,7 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
         entered = [run.id for run in old if run.last_seq]
         if entered:
             found = store.load_checkpoints(unit.tx, unit.namespace, entered)
-            _fill_batches(unit, found)
+            fill_batches(unit, found)
             for checkpoint in found:
                 checkpoints.setdefault(checkpoint.run_id, []).append(checkpoint)
         for run_id, row in store.load_metadata(unit.tx, unit.namespace, old_ids).items():
@@ -190,7 +207,8 @@ def applicable(run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     ]
 
 
-def _fill_batches(unit: UnitOfWork, checkpoints: list[Checkpoint]) -> None:
+def fill_batches(unit: UnitOfWork, checkpoints: list[Checkpoint]) -> None:
+    """Put the items of batches into the checkpoints that were settled with them."""
     wanted = [one for one in checkpoints if one.kind in (m.BATCH, m.BATCH_TRIGGER) and one.subject is not None]
     if wanted:
         unit.flush()

@@ -131,6 +131,12 @@ def invalid(field: str, message: str, **facts: str) -> RefusedError:
     )
 
 
+def internal(error: Exception) -> RequestError:
+    """Something that should not happen; the log has the whole story."""
+    message = f"the scheduler failed on this request ({type(error).__name__}); its log says why"
+    return RequestError(ItemFault(INTERNAL, "UNSPECIFIED", message))
+
+
 def too_large(field: str, limit: str, size: int, most: int, unit: str = "bytes") -> RefusedError:
     """A value above a named limit of `settings.Limits`."""
     message = f"{field}: {size:,} {unit} is more than the limit {limit} of {most:,}"

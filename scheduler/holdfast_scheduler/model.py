@@ -501,7 +501,8 @@ class RenewSession:
 @dataclass(slots=True, eq=False)
 class EndSession:
     """The session is over. With `lost` what it executed counts as a recovery, else it is released. Given a
-    `connection_no`, nothing happens if the session has connected again since. Outcome: bool (it ended now)."""
+    `connection_no`, nothing happens if the session has connected again since; without one, nothing happens while its
+    lease is live. Outcome: bool (it ended now)."""
 
     namespace: str
     session: bytes

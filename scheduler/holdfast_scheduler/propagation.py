@@ -67,8 +67,7 @@ def cancel_children(unit: UnitOfWork, parents: list[bytes]) -> None:
 def answer_waiters(unit: UnitOfWork, ended: list[bytes]) -> None:
     """Settle the checkpoints and batches that wait for runs which have ended."""
     unit.flush_checkpoints()
-    waiters = store.load_waiters(unit.tx, unit.namespace, ended)
-    unit.load(checkpoint.run_id for checkpoint in waiters)
+    waiters = unit.load_waiters(ended)
     missing = [run_id for run_id in ended if run_id not in unit.results]
     stored = store.load_results(unit.tx, unit.namespace, missing) if missing else {}
     for checkpoint in waiters:
@@ -119,10 +118,16 @@ def _count_batches(unit: UnitOfWork, ended: list[bytes]) -> None:
 def settle_batches(unit: UnitOfWork, batches: list[bytes]) -> None:
     """Answer the waits for batches of which every item has ended."""
     unit.flush()
-    waiters = store.load_waiters(unit.tx, unit.namespace, batches)
-    unit.load(checkpoint.run_id for checkpoint in waiters)
+    waiters = unit.load_waiters(batches)
     entries = batch_entries(unit, batches)
+    # An end that was postponed is counted for batches that were made after it, too: count again, do not answer early.
+    early = {key: {one.run_id for one in entries[key] if not one.status} for key in batches}
+    rows = [(unit.namespace, key, len(left)) for key, left in early.items() if left]
+    if rows:
+        store.update_batches(unit.tx, rows)
     for checkpoint in waiters:
+        if checkpoint.subject is not None and early[checkpoint.subject]:
+            continue
         assert checkpoint.subject is not None
         unit.settle(checkpoint, m.SUCCEEDED, entries=entries[checkpoint.subject])
 

@@ -38,13 +38,8 @@ def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Rep
             unit.delivery(session).refused.append(refusal)
         return
     assert run is not None
-    if report.invalid or (
-        report.records and run.last_seq + len(report.records) > unit.world.settings.limits.checkpoints
-    ):
-        message = report.invalid or (
-            f"the run has {run.last_seq} checkpoints; the limit checkpoints is {unit.world.settings.limits.checkpoints}:"
-            " split the work into child runs"
-        )
+    message = report.invalid or _why_invalid(unit, run, report)
+    if message:
         run.last_report = report.number
         unit.changed(run)
         unit.delivery(session).refused.append(Refusal(run.id, report.fence, report.number, m.REFUSED_INVALID, message))
@@ -65,6 +60,23 @@ def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Rep
         unit.add_tags(run, report.add_tags)
     if report.event:
         _transition(unit, run, report)
+
+
+def _why_invalid(unit: UnitOfWork, run: Run, report: Report) -> str:
+    """What is wrong with a report; empty when nothing is. Found out before anything is changed."""
+    if report.event and (run.status, report.event) not in rules.TABLE:
+        return f"{report.event} does not fit a run that is {m.STATUS_NAMES[run.status]}"
+    limit = unit.world.settings.limits.checkpoints
+    if report.records and run.last_seq + len(report.records) > limit:
+        return (
+            f"the run has {run.last_seq} checkpoints; the limit checkpoints is {limit}: split the work into child runs"
+        )
+    last = run.last_seq
+    for record in report.records:
+        if record.seq <= last:
+            return f"the checkpoint numbers must rise: {record.seq} comes after {last}"
+        last = record.seq
+    return ""
 
 
 def _why_refused(run: Run | None, session: bytes, report: Report) -> Refusal | None:
@@ -230,7 +242,7 @@ def _batch(
         entries = propagation.batch_entries(unit, [outcome.batch_id])[outcome.batch_id]
         checkpoint.entries = entries
         if wait and outcome.is_cached:
-            _await_batch_again(unit, outcome.batch_id, entries)
+            entries = checkpoint.entries = _await_batch_again(unit, outcome.batch_id, entries)
         if wait and all(entry.status for entry in entries):
             checkpoint.status = m.SUCCEEDED
     unit.record(run, checkpoint)
@@ -238,16 +250,19 @@ def _batch(
         unit.tell(run, checkpoint)
 
 
-def _await_batch_again(unit: UnitOfWork, batch_id: bytes, entries: list[m.BatchEntry]) -> None:
-    """A batch that a key named may have been triggered without anybody waiting: count what is still open."""
+def _await_batch_again(unit: UnitOfWork, batch_id: bytes, entries: list[m.BatchEntry]) -> list[m.BatchEntry]:
+    """A batch that a key named may have been triggered without anybody waiting: count what is still open. Returns its
+    entries as they are now that the open runs are locked."""
+    unit.load({entry.run_id for entry in entries if not entry.status and entry.run_id is not None})
+    entries = propagation.batch_entries(unit, [batch_id])[batch_id]
     open_runs = {entry.run_id for entry in entries if not entry.status and entry.run_id is not None}
-    unit.load(open_runs)
     for run_id in open_runs:
         child = unit.runs[run_id]
         if not child.awaited:
             child.awaited = True
             unit.changed(child)
     store.update_batches(unit.tx, [(unit.namespace, batch_id, len(open_runs))])
+    return entries
 
 
 def _token(

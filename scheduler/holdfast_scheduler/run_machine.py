@@ -12,7 +12,7 @@ The owners that keep a run moving (promise 7), by status:
     WAITING     a pending checkpoint (`pending` > 0), of which some may have the instant `timer_at`
     CANCELING   the lease of its session, and the end of the grace at `wake_at`
 
-and in every open status the wall-clock limit `deadline_at`, when there is one.
+and in every open status but CANCELING the wall-clock limit `deadline_at`, when there is one.
 
 The fence goes up at each start and resume. Only the execution that holds the current fence may report, so at most one
 fence of a run can write (promise 2); a session that lost its lease keeps an old number and is refused.
@@ -101,7 +101,8 @@ DUE: Final = "due"  # `due_at` has come (checkpoint timers are settled before, s
 
 def set_due(run: Run) -> None:
     """Derive the one timer from what time can do to the run in its status."""
-    due = None if m.is_final(run.status) else run.deadline_at
+    # A run that is being canceled ends by the end of its grace, whatever its limit was.
+    due = None if m.is_final(run.status) or run.status == m.CANCELING else run.deadline_at
     if run.status in (m.DELAYED, m.QUEUED, m.CANCELING) and run.wake_at is not None:
         due = run.wake_at if due is None else min(due, run.wake_at)
     if run.status in (m.EXECUTING, m.WAITING) and run.timer_at is not None:

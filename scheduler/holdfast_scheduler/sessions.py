@@ -5,7 +5,7 @@ from __future__ import annotations
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
-from holdfast_scheduler.dispatch import applicable
+from holdfast_scheduler.dispatch import applicable, fill_batches
 from holdfast_scheduler.model import CatchUp, EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
 
@@ -80,7 +80,10 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
         unit.transition(run, rules.RELEASE)
     checkpoints: dict[bytes, list[m.Checkpoint]] = {}
     wanted = [run.id for run in (*kept, *again) if run.last_seq]
-    for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, wanted) if wanted else ():
+    unit.flush_checkpoints()
+    found = store.load_checkpoints(unit.tx, unit.namespace, wanted) if wanted else []
+    fill_batches(unit, found)
+    for checkpoint in found:
         checkpoints.setdefault(checkpoint.run_id, []).append(checkpoint)
     for run in kept:
         if run.status == m.CANCELING:
@@ -108,7 +111,10 @@ def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
             delivery.cancels.append((run_id, fence))
         elif status == m.EXECUTING and pushed > command.told.get(run_id, 0):
             behind[run_id] = (fence, command.told.get(run_id, 0), pushed)
-    for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else ():
+    unit.flush_checkpoints()
+    found = store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else []
+    fill_batches(unit, found)
+    for checkpoint in found:
         fence, told, pushed = behind[checkpoint.run_id]
         if told < checkpoint.settled_order <= pushed and checkpoint.status != m.ABANDONED:
             delivery.updates.append((checkpoint.run_id, fence, checkpoint))
@@ -118,8 +124,11 @@ def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
 def end_session(unit: UnitOfWork, command: EndSession) -> bool:
     """End a session and give what it held to others. Returns whether it ended now."""
     row = store.load_session(unit.tx, unit.namespace, command.session)
-    if row is None or (command.connection_no is not None and int(row[2]) != command.connection_no):
-        return False
+    if command.connection_no is not None:
+        if row is None or int(row[2]) != command.connection_no:
+            return False
+    elif row is not None and int(row[4]) >= unit.now:
+        return False  # it renewed its lease meanwhile
     store.delete_session(unit.tx, unit.namespace, command.session)
     error = error_bytes("CRASHED", "WorkerLost", command.evidence) if command.lost else None
     for run in unit.adopt(store.load_session_runs(unit.tx, unit.namespace, command.session)):
@@ -130,4 +139,5 @@ def end_session(unit: UnitOfWork, command: EndSession) -> bool:
         else:
             unit.transition(run, rules.RELEASE)
     unit.deliveries.pop(command.session, None)
+    unit.ended_sessions.add(command.session)
     return True

@@ -75,8 +75,6 @@ def time_out(unit: UnitOfWork, token_ids: list[bytes]) -> None:
 def _settle(unit: UnitOfWork, token_id: bytes, status: int, data: bytes | None, error: bytes | None) -> None:
     store.update_tokens(unit.tx, [(unit.namespace, token_id, status, unit.now, data, error)])
     unit.flush_checkpoints()
-    waiters = store.load_waiters(unit.tx, unit.namespace, [token_id])
-    unit.load(checkpoint.run_id for checkpoint in waiters)
-    for checkpoint in waiters:
+    for checkpoint in unit.load_waiters([token_id]):
         settled = m.SUCCEEDED if status == COMPLETED else m.FAILED_CHECKPOINT
         unit.settle(checkpoint, settled, value=data, error=error, permanent=status != COMPLETED)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.v1.run_pb2 import TriggerOptions
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
@@ -39,6 +40,21 @@ class _Free:
     """A key that points at nothing; `row_exists` when an expired or freed row has to be replaced."""
 
     row_exists: bool
+
+
+def begin_time_to_live(unit: UnitOfWork, runs: list[Run]) -> None:
+    """The delay of these runs is over: from now on they wait for a worker, for as long as they may."""
+    inputs = store.load_inputs(unit.tx, unit.namespace, [run.id for run in runs]) if runs else {}
+    for run in runs:
+        options = TriggerOptions.FromString(inputs[run.id][11] or b"")
+        task = unit.task(run.task)
+        ttl_us = task.ttl_us if task is not None else None
+        if options.HasField("ttl"):
+            ttl_us = options.ttl.seconds * 1_000_000 + options.ttl.nanos // 1000
+        if ttl_us is not None:
+            run.wake_at = unit.now + ttl_us
+            rules.set_due(run)
+            unit.changed(run)
 
 
 class Trigger:
@@ -102,16 +118,16 @@ class Trigger:
             return new.error
         task = unit.task(new.task)
         if task is None:
-            known = [name for namespace, name in unit.world.tasks if namespace == unit.namespace]
+            known = [name for namespace, name in list(unit.world.tasks) if namespace == unit.namespace]
             return not_found_fault("task", new.task, known)
+        before = unit.runs.get(new.id)
+        if before is not None:
+            return self._same_id(new, before)
         digest = self._hashes.get(id(new))
         if digest is not None:
             held = self._keys[digest]
             if isinstance(held, _Held) and not self._freed(held):
                 return Handle(held.subject, True, held.fingerprint != new.fingerprint)
-        before = unit.runs.get(new.id)
-        if before is not None:
-            return self._same_id(new, before)
         if new.depth > unit.world.settings.limits.depth:
             return ItemFault(
                 RESOURCE_EXHAUSTED,

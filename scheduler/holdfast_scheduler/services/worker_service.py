@@ -65,9 +65,8 @@ class _Stream:
     def offer(self) -> Offer | None:
         """What the worker can take now: its absolute credit less what was sent since it counted."""
         on_the_way = self._start_seq - self._after_start_seq
-        slots = self._free_slots - on_the_way
-        if slots <= 0 or not self.is_reconciled or len(self._outbox) >= OUTBOX_LIMIT:
-            return None
+        is_open = self.is_reconciled and len(self._outbox) < OUTBOX_LIMIT
+        slots = self._free_slots - on_the_way if is_open else 0
         places = self._free_places - on_the_way
         return Offer(self.session, self.namespace, self.tasks, self.version, slots, places)
 

@@ -56,6 +56,7 @@ class Committed:
     now: int
     deliveries: dict[bytes, Delivery]
     acknowledged: dict[bytes, int]  # session → highest frame of reports
+    created: list[bytes]
     ended: list[tuple[bytes, int, bytes | None, bytes | None]]
     touched: set[bytes]
     timed: list[tuple[int, bytes]]
@@ -148,9 +149,7 @@ class CommitLoop:
         """Whether the end of a stream, opened at this instant of the monotonic clock, tells of its worker: it does not
         when the stream has seen an outage, after which workers are still on their way back."""
         steady = self.steady_since
-        return steady is not None and (
-            opened_at >= steady or time.monotonic() - steady > self._world.settings.lease
-        )
+        return steady is not None and (opened_at >= steady or time.monotonic() - steady > self._world.settings.lease)
 
     async def run(self) -> None:
         """Commit until `stop`, then what is left."""
@@ -349,7 +348,6 @@ class CommitLoop:
         self.meter.statements += tx.statements
         return _Batch(outcomes, committed)
 
-
     def _is_gap(self, now: int) -> bool:
         return now - self._last_now > GAP * self._world.settings.lease * 1e6
 
@@ -373,6 +371,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], ba
         unit.now,
         unit.deliveries,
         acknowledged,
+        list(unit.created),
         ended,
         unit.touched,
         unit.timed,

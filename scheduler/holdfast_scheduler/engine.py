@@ -236,6 +236,8 @@ class Engine:
                 connection = self._connections.get(session)
                 if connection is not None:
                     connection.close("the session has ended")
+            if committed.created:
+                self.watchers.created(namespace, committed.created)
             if committed.ended:
                 self.watchers.ended(namespace, committed.ended)
                 for run_id, *_ in committed.ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STOPPED: Final = 0
 USER_ERROR: Final = 2
+GC_THRESHOLD: Final = 50_000
+"""Containers that may be allocated before the garbage collector looks at the young ones."""
 
 _EXTRAS: Final = {
     "sqlalchemy": "scheduler",
@@ -99,6 +102,11 @@ async def _serve(database: Database, settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGUSR1, _write_counts, engine)
     server = Server(engine, WorkerService(engine))
     await engine.start()
+    # A commit allocates thousands of small objects that live as long as it does; at the default threshold the collector
+    # would look at them several times in each.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     try:
         address = await server.start()
         sys.stdout.write(f"scheduler ready address={address} database={database.url}\n")

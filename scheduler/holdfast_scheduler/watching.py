@@ -9,9 +9,10 @@ Subscribe before reading the database: then an end between the two is not lost. 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, cast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,11 +41,19 @@ class Sink(Protocol):
         """The scheduler stops; nothing more will come."""
 
 
+_UNKNOWN: Final = object()
+RECENT_RUNS: Final = 10_000
+"""Runs of which this replica remembers that it made them, and how they ended."""
+RECENT_BYTES: Final = 2_048
+"""A longer result is not remembered but read."""
+
+
 class Watchers:
     """Sinks by run."""
 
     def __init__(self) -> None:
         self._sinks: dict[str, dict[bytes, list[Sink]]] = {}
+        self._recent: OrderedDict[tuple[str, bytes], RunEnd | None] = OrderedDict()
         self._present: dict[int, Sink] = {}
         self.is_stopped = False
 
@@ -77,8 +86,30 @@ class Watchers:
         names = list(self._sinks) if namespace is None else [namespace]
         return {name: list(self._sinks[name]) for name in names if name in self._sinks}
 
+    def created(self, namespace: str, run_ids: Iterable[bytes]) -> None:
+        """Runs were made, after their commit: whoever awaits one at once needs no look into the database."""
+        recent = self._recent
+        for run_id in run_ids:
+            recent[namespace, run_id] = None
+        while len(recent) > RECENT_RUNS:
+            recent.popitem(last=False)
+
+    def standing(self, namespace: str, run_id: bytes) -> tuple[bool, RunEnd | None]:
+        """(whether it is remembered, how it ended or None while it is open). An open one that another replica ends is
+        noticed within a second."""
+        found = self._recent.get((namespace, run_id), _UNKNOWN)
+        return (False, None) if found is _UNKNOWN else (True, cast("RunEnd | None", found))
+
     def ended(self, namespace: str, ends: Iterable[tuple[bytes, int, bytes | None, bytes | None]]) -> None:
         """Runs ended: (run id, final status, output, error), after their commit."""
+        recent = self._recent
+        for run_id, status, output, error in ends:
+            key = (namespace, run_id)
+            if key in recent:
+                if len(output or b"") + len(error or b"") <= RECENT_BYTES:
+                    recent[key] = RunEnd(run_id, status, output, error)
+                else:
+                    del recent[key]
         runs = self._sinks.get(namespace)
         if runs is None:
             return

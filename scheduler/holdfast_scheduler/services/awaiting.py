@@ -121,6 +121,9 @@ class AwaitedRuns:
         self._pending.update(fresh)
         for run_id in fresh:
             watchers.add(namespace, run_id, self)
+        fresh = [run_id for run_id in fresh if not self._is_remembered(namespace, run_id)]
+        if not fresh:
+            return
         found = await self._engine.read(reads.standing, namespace, fresh)
         for run_id, _, size in found.ended:
             if self._answer(run_id):
@@ -130,6 +133,14 @@ class AwaitedRuns:
             if self._answer(run_id):
                 watchers.discard(namespace, run_id, self)
                 self._keep(RunEnd(run_id, 0, None, None))
+
+    def _is_remembered(self, namespace: str, run_id: bytes) -> bool:
+        """Whether the engine knows without a look into the database how the run stands; if it ended, it is answered."""
+        is_known, end = self._engine.watchers.standing(namespace, run_id)
+        if end is not None:
+            self._engine.watchers.discard(namespace, run_id, self)
+            self.ended(end)
+        return is_known
 
     def _answer(self, run_id: bytes) -> bool:
         """Whether the run is still to be answered; it is now."""

@@ -6,6 +6,7 @@ while it has let go of the lock (the statements themselves; the commit loop's ow
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import signal
@@ -21,12 +22,16 @@ RATE_HZ = 200
 HOTTEST = 8
 STOP_DEADLINE_S = 60.0
 
-LIBRARIES: Mapping[str, re.Pattern[str]] = {
+OWNERS: Mapping[str, re.Pattern[str]] = {
+    "garbage collector": re.compile(r"^gc_collect"),
+    "protobuf": re.compile(r"_message\.abi3|[(/]google/protobuf/|^_?upb_|^PyUpb"),
     "SQLAlchemy": re.compile(r"[(/]sqlalchemy/"),
-    "driver": re.compile(r"[(/](psycopg|psycopg_binary|psycopg_pool)/|sqlite3"),
+    "driver": re.compile(r"[(/]psycopg|sqlite|libpq"),
     "gRPC": re.compile(r"[(/]grpc/|cygrpc"),
+    "asyncio": re.compile(r"[(/]asyncio/|selectors\.py|_asyncio"),
+    "Holdfast": re.compile(r"[(/](holdfast|holdfast_worker|holdfast_scheduler|benchmarks)/"),
 }
-"""A sample belongs to the first library, from its innermost frame outwards, that is named here."""
+"""A sample belongs to the first owner that is named here, from its innermost frame outwards."""
 
 Stacks = Mapping[str, int]
 """Samples by stack, the outermost frame first, separated by semicolons."""
@@ -48,17 +53,10 @@ class Recording:
 
     def __enter__(self) -> Recording:
         for name, pid in self._pids.items():
-            command = [
-                str(self._program),
-                "record",
-                "--gil",
-                "--format",
-                "raw",
-                "--rate",
-                str(RATE_HZ),
-                "--pid",
-                str(pid),
-            ]
+            command = [str(self._program), "record", "--gil", "--format", "raw"]
+            command += ["--rate", str(RATE_HZ), "--pid", str(pid)]
+            if platform.machine() == "x86_64":  # elsewhere py-spy sees no C functions: they count as their callers
+                command.append("--native")
             self._recorders[name] = subprocess.Popen(
                 [*command, "--output", str(self._folder / name)],
                 stdin=subprocess.DEVNULL,
@@ -93,11 +91,11 @@ def read_stacks(text: str) -> Stacks:
 
 
 def shares(stacks: Stacks) -> dict[str, float]:
-    """The part of the samples that each library has."""
-    found = dict.fromkeys(LIBRARIES, 0)
+    """The part of the samples that each owner has; the rest is the interpreter's."""
+    found = dict.fromkeys(OWNERS, 0)
     for stack, samples in stacks.items():
         for frame in reversed(stack.split(";")):
-            owner = next((name for name, pattern in LIBRARIES.items() if pattern.search(frame)), None)
+            owner = next((name for name, pattern in OWNERS.items() if pattern.search(frame)), None)
             if owner is not None:
                 found[owner] += samples
                 break

@@ -53,10 +53,9 @@ def _profile(bench: Bench, stage: Stage) -> None:
     for role, stacks in recording.stacks.items():
         # The profiler sees Python's threads; the core's threads are known from the kernel's books.
         python = 1 - core if role == "scheduler" else 1.0
-        shares = profile.shares(stacks)
-        for library, share in shares.items():
-            of_core = core if library == "gRPC" and role == "scheduler" else 0.0
-            bench.record(f"profile: {library} in the {role}", "%", 100 * (share * python + of_core))
+        for owner, share in profile.shares(stacks).items():
+            of_core = core if owner == "gRPC" and role == "scheduler" else 0.0
+            bench.record(f"profile of the {role}: {owner}", "%", 100 * (share * python + of_core))
         for function, share in profile.hottest(stacks):
             bench.note(f"profile of the {role}: {100 * share:4.1f} % in {function}")
 

@@ -91,8 +91,8 @@ def step(
         is_async=_is_async(function),
         codec=_codec(name, function),
         maximum=scope.limits.step_result_bytes or payloads.MAX_STEP_RESULT_BYTES,
-        retry=retry or Retry(max_attempts=1),
-        task_retry=_task_retry(scope),
+        retry=retry or _ONE_TRY,
+        scope=scope,
         timeout=None if timeout is None else durations.parse(timeout, f"step {name!r}: timeout"),
         remember=on_failure == "remember",
     )
@@ -101,10 +101,13 @@ def step(
         record=CheckpointRecord(
             name=name, fingerprint=b"" if created else canonical.fingerprint(args, kwargs), step=StepRecord()
         ),
-        key=None if created is None else idempotency_keys.encode_call("step", name, created),
+        key=None if created is None else idempotency_keys.encode_call("step", name, created, scope),
         perform=plan.perform,
     )
     return _calls.ask(scope, call, plan.result)
+
+
+_ONE_TRY = Retry(max_attempts=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class _Step:
     codec: Codec[Any]
     maximum: int
     retry: Retry
-    task_retry: Retry
+    scope: RunScope
     timeout: timedelta | None
     remember: bool
 
@@ -156,7 +159,7 @@ class _Step:
 
     def _describe(self, error: Exception) -> TaskError:
         """The error as recorded: the body will not see the exception itself, so the task's classes count now."""
-        described = failures.describe(error, self.task_retry)
+        described = failures.describe(error, _task_retry(self.scope))
         if isinstance(error, _StepTimeoutError):
             described.kind, described.type = failures.TIMED_OUT, "TimeoutError"
         elif self.retry.aborts(error):

@@ -113,7 +113,7 @@ class AbortSignal:
     """Tells a body that its run is being canceled: await it, check it, or hand it on. Safe in threads."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._has_fired = False
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
         self.reason = ""
@@ -122,7 +122,7 @@ class AbortSignal:
     @property
     def aborted(self) -> bool:
         """Whether it has fired."""
-        return self._event.is_set()
+        return self._has_fired
 
     def raise_if_aborted(self) -> None:
         """Raises: RunCanceledError when it has fired."""
@@ -140,7 +140,12 @@ class AbortSignal:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block this thread until it fires or `timeout` seconds have passed; whether it fired. For `def` bodies."""
-        return self._event.wait(timeout)
+        fired = threading.Event()  # made here: most bodies never wait, and it costs more than the rest of the signal
+        remove = self.add_callback(fired.set)
+        try:
+            return fired.wait(timeout)
+        finally:
+            remove()
 
     def __await__(self) -> Generator[object, None, None]:
         loop = asyncio.get_running_loop()
@@ -157,7 +162,7 @@ class AbortSignal:
             if self.aborted:
                 return
             self.reason = reason
-            self._event.set()
+            self._has_fired = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()

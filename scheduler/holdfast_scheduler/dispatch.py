@@ -127,7 +127,7 @@ def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) 
     unknown = [run.id for run in resumed if run.id not in unit.fresh and run.last_seq]
     settled: dict[bytes, list[Checkpoint]] = {}
     if unknown:
-        unit.flush_checkpoints()
+        unit.flush()  # outputs of children that ended here are read from the rows, too
         for checkpoint in store.load_checkpoints(unit.tx, unit.namespace, unknown):
             if checkpoint.settled_order > unit.runs[checkpoint.run_id].seen:
                 settled.setdefault(checkpoint.run_id, []).append(checkpoint)

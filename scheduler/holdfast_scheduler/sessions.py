@@ -80,7 +80,7 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
         unit.transition(run, rules.RELEASE)
     checkpoints: dict[bytes, list[m.Checkpoint]] = {}
     wanted = [run.id for run in (*kept, *again) if run.last_seq]
-    unit.flush_checkpoints()
+    unit.flush()
     found = store.load_checkpoints(unit.tx, unit.namespace, wanted) if wanted else []
     fill_batches(unit, found)
     for checkpoint in found:
@@ -92,7 +92,7 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
         # update it would make the worker believe that a Park which crosses it did not count.
         for checkpoint in checkpoints.get(run.id, ()):
             is_pushed = 0 < checkpoint.settled_order <= run.pushed and checkpoint.status != m.ABANDONED
-            if is_pushed and run.status == m.EXECUTING:
+            if is_pushed and run.status in (m.EXECUTING, m.CANCELING):
                 delivery.updates.append((run.id, run.fence, checkpoint))
         if run.status == m.QUEUED:
             unit.queued[run.id] = run
@@ -109,9 +109,9 @@ def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
     for run_id, fence, status, pushed in rows:
         if status == m.CANCELING:
             delivery.cancels.append((run_id, fence))
-        elif status == m.EXECUTING and pushed > command.told.get(run_id, 0):
+        if status in (m.EXECUTING, m.CANCELING) and pushed > command.told.get(run_id, 0):
             behind[run_id] = (fence, command.told.get(run_id, 0), pushed)
-    unit.flush_checkpoints()
+    unit.flush()
     found = store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else []
     fill_batches(unit, found)
     for checkpoint in found:

@@ -439,7 +439,10 @@ class Driver:
                 keys = [column.name for column in table.primary_key.columns]
                 columns = [column.name for column in table.columns]
                 rows = tx.fetch(f"SELECT {', '.join(columns)} FROM {table.name}")
-                plain = [tuple(_plain(column, value) for column, value in zip(table.columns, row)) for row in rows]
+                plain = [
+                    tuple(_plain(column, value) for column, value in zip(table.columns, row, strict=True))
+                    for row in rows
+                ]
                 places = [columns.index(name) for name in keys]
                 found[table.name] = sorted(plain, key=lambda row, places=places: [row[at] for at in places])
         return found
@@ -515,9 +518,9 @@ def broken_invariants(dump: dict[str, list[tuple[Any, ...]]]) -> list[str]:
         if parent is None or m.is_final(row["status"]) or row["on_parent_end"] != m.ON_PARENT_END_CANCEL:
             continue
         ended = m.is_final(parent["status"]) and parent["status"] != m.COMPLETED
-        if (ended or parent["status"] == m.CANCELING) and row["status"] != m.CANCELING:
-            if parent["id"] not in postponed:
-                wrong.append(f"{row['id'].hex()} goes on though its parent is {m.STATUS_NAMES[parent['status']]}")
+        is_ending = ended or parent["status"] == m.CANCELING
+        if is_ending and row["status"] != m.CANCELING and parent["id"] not in postponed:
+            wrong.append(f"{row['id'].hex()} goes on though its parent is {m.STATUS_NAMES[parent['status']]}")
     return wrong
 
 

@@ -71,7 +71,7 @@ def test_an_unknown_task_is_named_with_its_neighbours(task: Driver) -> None:
     assert "tt" in outcome.message
 
 
-# --- ids ----------------------------------------------------------------------------------------------------------------
+# --- ids ---
 
 
 def test_the_same_id_again_gives_the_same_answer(task: Driver) -> None:
@@ -117,7 +117,7 @@ def test_an_id_is_known_after_its_run_has_ended(db: Driver) -> None:
     assert db.status(handle.run_id) == "COMPLETED"
 
 
-# --- keys ---------------------------------------------------------------------------------------------------------------
+# --- keys ---
 
 
 def test_promise_6_a_key_returns_the_same_run(task: Driver) -> None:
@@ -240,7 +240,7 @@ def test_a_key_is_reset(task: Driver) -> None:
     assert task.trigger(key=key()).run_id != first.run_id
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------
+# --- batches ---
 
 
 def test_a_batch_keeps_the_order_of_its_items_and_the_places_of_those_that_fail(task: Driver) -> None:
@@ -288,7 +288,7 @@ def test_the_key_of_a_batch_twice_in_one_commit(task: Driver) -> None:
     assert task.count("runs") == 1
 
 
-# --- order --------------------------------------------------------------------------------------------------------------
+# --- order ---
 
 
 def test_the_oldest_starts_first_and_priority_is_seconds(db: Driver) -> None:
@@ -400,7 +400,7 @@ def test_the_time_to_live_of_a_delayed_run_begins_when_it_is_queued(db: Driver) 
     assert db.status(run_id) == "EXPIRED"
 
 
-# --- one commit, many callers -------------------------------------------------------------------------------------------
+# --- one commit, many callers ---
 
 
 def test_a_refused_value_fails_alone(db: Driver) -> None:

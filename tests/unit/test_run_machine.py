@@ -125,7 +125,7 @@ def shape(one: Run) -> tuple[object, ...]:
     return tuple(getattr(one, name) for name in Run.__dataclass_fields__)
 
 
-# --- the table as a whole -----------------------------------------------------------------------------------------------
+# --- the table as a whole ---
 
 
 def test_every_cell_is_in_the_table_or_in_the_list_of_ignored_pairs() -> None:
@@ -154,7 +154,7 @@ def test_a_final_run_has_no_row_in_the_table(status: int) -> None:
     assert not [cell for cell in rules.TABLE if cell[0] == status]
 
 
-# --- starting and resuming ----------------------------------------------------------------------------------------------
+# --- starting and resuming ---
 
 
 def test_start_begins_an_attempt_under_a_new_fence() -> None:
@@ -188,7 +188,7 @@ def test_promise_2_the_fence_only_rises_and_only_with_a_new_owner(events: list[s
         now += 5 * SECOND
 
 
-# --- parking and waking -------------------------------------------------------------------------------------------------
+# --- parking and waking ---
 
 
 def test_park_gives_up_the_slot_and_keeps_the_body() -> None:
@@ -252,7 +252,7 @@ def test_events_that_are_taken_note_of_and_change_nothing(status: int, event: st
     assert shape(one) == before
 
 
-# --- ends ---------------------------------------------------------------------------------------------------------------
+# --- ends ---
 
 
 def assert_quiet(one: Run, status: int) -> None:
@@ -309,7 +309,7 @@ def test_whatever_a_run_that_is_being_canceled_reports_it_ends_canceled(event: s
     assert_quiet(one, m.CANCELED)
 
 
-# --- losing and releasing -----------------------------------------------------------------------------------------------
+# --- losing and releasing ---
 
 
 def test_release_costs_neither_an_attempt_nor_a_recovery() -> None:
@@ -350,7 +350,7 @@ def test_losing_a_parked_body_counts_no_recovery(event: str) -> None:
     assert (woken.status, woken.session, woken.recoveries, woken.due_at) == (m.QUEUED, None, 0, None)
 
 
-# --- canceling ----------------------------------------------------------------------------------------------------------
+# --- canceling ---
 
 
 @pytest.mark.parametrize("status", [m.DELAYED, m.QUEUED])
@@ -381,7 +381,7 @@ def test_cancel_asks_a_body_to_end_and_cuts_it_off_after_the_grace() -> None:
     assert_quiet(one, m.CANCELED)
 
 
-# --- time ---------------------------------------------------------------------------------------------------------------
+# --- time ---
 
 
 def test_a_run_that_was_never_started_expires() -> None:
@@ -419,7 +419,7 @@ def test_the_one_timer(status: int) -> None:
     assert one.due_at is None
 
 
-# --- invariants ---------------------------------------------------------------------------------------------------------
+# --- invariants ---
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,10 @@ class ServerProcess:
         for process in self.family():
             _send(process, signal.SIGCONT)
 
+    def send(self, number: int) -> None:
+        """Send a signal to the process alone."""
+        self._process.send_signal(number)
+
     def stop(self, number: int = signal.SIGTERM, deadline_s: float = STOP_DEADLINE_S) -> int:
         """Ask it to end, as an operator would, and return its exit code."""
         if self.exit_code is None:

@@ -21,6 +21,9 @@ from harness.runs import Runs
 from harness.waiting import wait_until
 from holdfast import ids
 from holdfast.run import Run
+from holdfast.v1.payload_pb2 import Payload
+from holdfast.v1.run_pb2 import TriggerItem
+from holdfast.v1.run_service_pb2 import TriggerRequest
 
 TASKS = str(Path(__file__).with_name("stage_tasks.py"))
 A_TASK = "journey"
@@ -110,6 +113,11 @@ class Stage:
         for place in closed:
             self.gates.close(run_id, place)
         return run_id
+
+    def trigger_request(self, task: str) -> TriggerRequest:
+        """A request to trigger a new run of a task without payload."""
+        item = TriggerItem(task_id=task, run_id=ids.new_run_id(), payload=Payload(data=b"null"))
+        return TriggerRequest(items=[item])
 
     def executors(self, worker: ServerProcess) -> list[psutil.Process]:
         """The executor processes of a worker."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, Unpack, cast
 
 from holdfast import _calls, client, failures, idempotency_keys, ids, options, rpc_errors, triggering
-from holdfast._scope import DurableCall
+from holdfast._scope import DurableCall, RunScope
 from holdfast.client import Client
 from holdfast.errors import HoldfastError, InvalidArgumentError, PayloadError, TooLargeError
 from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult, result_of
@@ -72,7 +72,7 @@ def trigger_items(items: Sequence[Item[R]], given: Mapping[str, Any], call: str)
         return _request(items, request, client.current())
     return _calls.ask(
         scope,
-        _batch_call(batch_id, messages, key, given, wait=False),
+        _batch_call(scope, batch_id, messages, key, given, wait=False),
         lambda checkpoint: _handle_of_checkpoint(items, messages, batch_id, checkpoint),
     )
 
@@ -86,7 +86,7 @@ def trigger_items_and_wait(
     batch_id = ids.new_batch_id()
     return _calls.ask(
         scope,
-        _batch_call(batch_id, messages, key, given, wait=True),
+        _batch_call(scope, batch_id, messages, key, given, wait=True),
         lambda checkpoint: _results_of_checkpoint(items, messages, batch_id, checkpoint),
     )
 
@@ -125,6 +125,7 @@ def _prepare(
 
 
 def _batch_call(
+    scope: RunScope,
     batch_id: str,
     messages: Sequence[TriggerItem],
     key: IdempotencyKey | None,
@@ -142,7 +143,7 @@ def _batch_call(
     return DurableCall(
         kind=run_pb2.CHECKPOINT_KIND_BATCH if wait else run_pb2.CHECKPOINT_KIND_BATCH_TRIGGER,
         record=record,
-        key=idempotency_keys.encode_call("batch", "", key) if key else None,
+        key=idempotency_keys.encode_call("batch", "", key, scope) if key else None,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast import _scope, durations, texts
+from holdfast._scope import RunScope
 from holdfast.durations import Duration
 from holdfast.errors import InvalidArgumentError, InvalidKeyError
 from holdfast.v1 import run_pb2
@@ -105,9 +106,11 @@ def encode(parts: Iterable[KeyPart]) -> bytes:
     return b"".join(out)
 
 
-def encode_call(kind: str, subject: str, key: IdempotencyKey) -> bytes:
-    """What identifies a keyed durable call within its run: its kind of thing, the task, and the key."""
-    return encode((kind, subject, key.scope or "run", *key.parts))
+def encode_call(kind: str, subject: str, key: IdempotencyKey, scope: RunScope) -> bytes:
+    """What identifies a keyed durable call within its run: its kind of thing, the task, and the key; for a key of scope
+    "attempt" also the attempt."""
+    within = f"attempt {scope.ctx.attempt.number}" if key.scope == "attempt" else key.scope or "run"
+    return encode((kind, subject, within, *key.parts))
 
 
 async def reset(task: Task[Any, Any] | str, key: IdempotencyKey | str) -> bool:

@@ -103,7 +103,7 @@ def create(timeout: Duration | None, tags: Any, given: Mapping[str, Any]) -> Cor
     call = DurableCall(
         CHECKPOINT_KIND_TOKEN,
         CheckpointRecord(name="token", token=record),
-        None if key is None else idempotency_keys.encode_call("token", "", key),
+        None if key is None else idempotency_keys.encode_call("token", "", key, scope),
     )
     return _calls.ask(scope, call, lambda checkpoint: _created(token_id, tuple(checked), checkpoint))
 

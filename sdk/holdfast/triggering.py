@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from holdfast import _calls, client, idempotency_keys, ids, options, payloads
-from holdfast._scope import DurableCall
+from holdfast._scope import DurableCall, RunScope
 from holdfast.client import Client
 from holdfast.errors import InvalidPayloadError, PayloadError, TooLargeError
 from holdfast.handles import RunHandle, RunResult, result_of
@@ -65,7 +65,7 @@ def trigger(target: Target[R], payload: Any, given: Mapping[str, Any]) -> Corout
         return _request(target, item, client.current())
     return _calls.ask(
         scope,
-        child_call(item, key, wait=False, timeout=None),
+        child_call(scope, item, key, wait=False, timeout=None),
         lambda checkpoint: _handle_of_checkpoint(target, item.run_id, checkpoint),
     )
 
@@ -79,7 +79,7 @@ def trigger_and_wait(target: Target[R], payload: Any, given: Mapping[str, Any]) 
     item.run_id = ids.new_run_id()
     return _calls.ask(
         scope,
-        child_call(item, key, wait=True, timeout=given.get("wait_timeout")),
+        child_call(scope, item, key, wait=True, timeout=given.get("wait_timeout")),
         lambda checkpoint: _result_of_checkpoint(target, item.run_id, checkpoint),
     )
 
@@ -96,7 +96,7 @@ def prepare(
     return options.build_item(target.id, data, payloads.fingerprint(target.id, data), given, key), key
 
 
-def child_call(item: TriggerItem, key: IdempotencyKey | None, wait: bool, timeout: Any) -> DurableCall:
+def child_call(scope: RunScope, item: TriggerItem, key: IdempotencyKey | None, wait: bool, timeout: Any) -> DurableCall:
     """The durable call that makes one child."""
     return DurableCall(
         kind=run_pb2.CHECKPOINT_KIND_CHILD if wait else run_pb2.CHECKPOINT_KIND_TRIGGER,
@@ -106,7 +106,7 @@ def child_call(item: TriggerItem, key: IdempotencyKey | None, wait: bool, timeou
             timeout=_calls.timeout_of(timeout, "wait_timeout"),
             child=ChildRecord(item=item, wait=wait),
         ),
-        key=idempotency_keys.encode_call("task", item.task_id, key) if key else None,
+        key=idempotency_keys.encode_call("task", item.task_id, key, scope) if key else None,
     )
 
 

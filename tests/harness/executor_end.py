@@ -97,10 +97,8 @@ def wait(name: str = "") -> Coroutine[Any, Any, Any]:
     return _outcome(scope().call(DurableCall(run.CHECKPOINT_KIND_WAIT, record)))
 
 
-def child(task: str, argument: Any = None, *, key: str | None = None, attempt_key: bool = False) -> Any:
+def child(task: str, argument: Any = None, *, key: str | None = None) -> Any:
     item = run.TriggerItem(task_id=task, run_id=f"run_{task}")
-    if attempt_key:
-        item.idempotency_key.scope = run.KEY_SCOPE_ATTEMPT
     fingerprint = b"" if key else json.dumps(argument).encode()
     record = wire.CheckpointRecord(name=task, fingerprint=fingerprint, child=wire.ChildRecord(item=item, wait=True))
     bytes_ = None if key is None else f"{task}/{key}".encode()

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import idempotency_keys
+from harness.fake_scope import FakeScope, running
+from holdfast import idempotency_keys, step
+from holdfast.context import AttemptContext
 from holdfast.errors import InvalidKeyError
 from holdfast.v1 import run_pb2
 
@@ -68,8 +72,26 @@ def test_the_identity_of_a_keyed_call_holds_kind_task_scope_and_parts():
     key = idempotency_keys.create(["a"])
     same = idempotency_keys.create(["a"], scope="run")
     other = idempotency_keys.create(["a"], scope="attempt")
-    encoded = idempotency_keys.encode_call("task", "t", key)
-    assert encoded == idempotency_keys.encode_call("task", "t", same)
-    assert encoded != idempotency_keys.encode_call("task", "t", other)
-    assert encoded != idempotency_keys.encode_call("task", "u", key)
-    assert encoded != idempotency_keys.encode_call("step", "t", key)
+    scope = FakeScope()
+    encoded = idempotency_keys.encode_call("task", "t", key, scope)
+    assert encoded == idempotency_keys.encode_call("task", "t", same, scope)
+    assert encoded != idempotency_keys.encode_call("task", "t", other, scope)
+    assert encoded != idempotency_keys.encode_call("task", "u", key, scope)
+    assert encoded != idempotency_keys.encode_call("step", "t", key, scope)
+
+
+async def test_a_key_of_the_attempt_is_another_in_the_next_attempt():
+    first, second = FakeScope(), FakeScope()
+    second.ctx = dataclasses.replace(second.ctx, attempt=AttemptContext(2))
+    of_run, of_attempt = idempotency_keys.create("k"), idempotency_keys.create("k", scope="attempt")
+
+    def encoded(key, scope):
+        return idempotency_keys.encode_call("step", "charge", key, scope)
+
+    assert encoded(of_run, first) == encoded(of_run, second)
+    assert encoded(of_attempt, first) != encoded(of_attempt, second)
+    with running(first):
+        await step("charge", int, key=of_attempt)
+    with running(second):
+        await step("charge", int, key=of_attempt)
+    assert first.calls[0].key != second.calls[0].key

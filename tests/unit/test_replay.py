@@ -147,13 +147,6 @@ def test_a_key_is_found_wherever_it_is_asked_for() -> None:
     assert not second.call("mail", CHILD, key=b"2").is_made
 
 
-def test_a_key_of_the_attempt_is_not_found_by_the_next() -> None:
-    first = Execution()
-    first.record(first.call("mail", CHILD, key=b"1", key_is_of_attempt=True))
-    assert first.again().call("mail", CHILD, key=b"1", key_is_of_attempt=True).is_made
-    assert not first.again(attempt=2).call("mail", CHILD, key=b"1", key_is_of_attempt=True).is_made
-
-
 def test_adding_and_removing_keyed_calls_moves_nobody() -> None:
     first = Execution()
     first.record(first.call("mail", CHILD, key=b"1"))

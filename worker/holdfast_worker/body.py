@@ -31,7 +31,7 @@ from holdfast.v1.payload_pb2 import (
     Payload,
     TaskError,
 )
-from holdfast.v1.run_pb2 import CHECKPOINT_KIND_TOKEN_WAIT, KEY_SCOPE_ATTEMPT, Checkpoint
+from holdfast.v1.run_pb2 import CHECKPOINT_KIND_TOKEN_WAIT, Checkpoint
 from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast.v1.worker_service_pb2 import (
     REFUSAL_REASON_CANCELING,
@@ -256,7 +256,6 @@ class Body(RunScope):
             )
         branch = self.gate.current_branch()
         record = call.record
-        keyed = call.key is not None
         try:
             entry = self._replay.take(
                 branch,
@@ -265,7 +264,6 @@ class Body(RunScope):
                 record.fingerprint,
                 _caller_location() or _call_site.get(),
                 key=call.key,
-                key_is_of_attempt=keyed and _key_scope(call) == KEY_SCOPE_ATTEMPT,
                 token_id=record.token_wait.token_id if call.kind == CHECKPOINT_KIND_TOKEN_WAIT else "",
             )
         except NonDeterminismError as error:
@@ -604,18 +602,6 @@ def abandoned_bodies() -> int:
 
 def _seconds(start: Start) -> float:
     return start.max_duration.ToTimedelta().total_seconds()
-
-
-def _key_scope(call: DurableCall) -> int:
-    record = call.record
-    which = record.WhichOneof("kind")
-    if which == "child":
-        return record.child.item.idempotency_key.scope
-    if which == "batch":
-        return record.batch.idempotency_key.scope
-    if which == "token":
-        return record.token.idempotency_key.scope
-    return 0
 
 
 async def _raise(error: BaseException) -> Checkpoint:

@@ -6,7 +6,7 @@ Words. A *call* is one durable call of this execution; a *record* is a checkpoin
 Identity
 --------
 A keyed call is (kind, key). Place, order and branch do not matter, and the same key twice in one execution is one
-entry. A key of scope "attempt" carries the attempt's number.
+entry. The SDK puts the attempt's number into a key of scope "attempt".
 
 Any other call is (branch, kind, name, occurrence), taken when the call is made. The name of a wait tells its instant to
 people, and a later instant is ignored: waits count as if they had no name. Its identity as stored also carries its
@@ -228,7 +228,6 @@ class Replay:
         location: str,
         *,
         key: bytes | None = None,
-        key_is_of_attempt: bool = False,
         token_id: str = "",
     ) -> Entry:
         """The entry of a call that `branch` makes now. It has `is_made` when there is a record.
@@ -237,7 +236,7 @@ class Replay:
         """
         word = KIND_WORDS[kind]
         if key is not None:
-            return self._take_keyed(word, kind, name, location, key, key_is_of_attempt, branch)
+            return self._take_keyed(word, kind, name, location, key, branch)
         ordinal = branch.calls
         branch.calls += 1
         known_as = "" if kind == CHECKPOINT_KIND_WAIT else name
@@ -261,12 +260,8 @@ class Replay:
             self._uncalled -= 1
         return found
 
-    def _take_keyed(
-        self, word: str, kind: int, name: str, location: str, key: bytes, key_is_of_attempt: bool, branch: Branch
-    ) -> Entry:
+    def _take_keyed(self, word: str, kind: int, name: str, location: str, key: bytes, branch: Branch) -> Entry:
         digest = hashlib.sha256(key).hexdigest()
-        if key_is_of_attempt:
-            digest = f"{digest}/{self._attempt}"
         generation = 0
         while True:
             found = self._entries.get(("", word, digest, generation))

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from holdfast.v1.worker_service_pb2 import ConnectResponse
@@ -44,12 +44,20 @@ class Listener(Protocol):
 
 
 class ExecutorPool:
-    """`processes` executors. Each incarnation has a number of its own, from 1."""
+    """`processes` executors. Each incarnation has a number of its own, from 1. They inherit our environment unless
+    another is given."""
 
-    def __init__(self, command: Sequence[str], targets: Sequence[str], listener: Listener) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        targets: Sequence[str],
+        listener: Listener,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = [*command]
         self._targets = [*targets]
         self._listener = listener
+        self._environment = environment
         self._executors: dict[int, _Executor] = {}
         self._last_number = 0
         self._reading = True
@@ -100,7 +108,7 @@ class ExecutorPool:
             process = _Executor(number, lambda frames, number=number: self._frames(number, frames))  # type: ignore[misc]
             self._executors[number] = process
             try:
-                await process.start([*self._command, "--link-fd"], self._targets, self._reading)
+                await process.start([*self._command, "--link-fd"], self._targets, self._reading, self._environment)
                 code = await process.ended()
                 evidence = process.evidence(code)
             except OSError as error:
@@ -137,12 +145,16 @@ class _Executor:
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    async def start(self, command: list[str], targets: list[str], reading: bool) -> None:
+    async def start(
+        self, command: list[str], targets: list[str], reading: bool, environment: Mapping[str, str] | None
+    ) -> None:
         ours, theirs = links.make_pair()
         with theirs:
             fd = theirs.fileno()
             arguments = [*command, str(fd), *targets]
-            self._process = await asyncio.create_subprocess_exec(*arguments, stdin=DEVNULL, pass_fds=[fd])
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments, stdin=DEVNULL, pass_fds=[fd], env=environment
+            )
         self.link = await links.open_link(ours, self._on_frames, self._link_lost)
         self.set_reading(reading)
         log.info("event=executor_started executor=%d pid=%d", self.number, self.pid)

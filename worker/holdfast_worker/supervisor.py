@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import random
 import signal
 import time
@@ -62,13 +63,20 @@ class WorkerSettings:
     sdk: str = "holdfast-python"
     executor_command: list[str] = field(default_factory=default_command)
 
+    def executor_environment(self) -> dict[str, str]:
+        """The environment of executors: user code reaches the schedulers that this worker was told of."""
+        told = {"HOLDFAST_ADDRESS": ",".join(self.addresses), "HOLDFAST_NAMESPACE": self.namespace}
+        if self.api_key:
+            told["HOLDFAST_API_KEY"] = self.api_key
+        return {**os.environ, **told}
+
 
 class Supervisor:
     """One worker process. `run` is called once."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._pool = ExecutorPool(settings.executor_command, settings.targets, self)
+        self._pool = ExecutorPool(settings.executor_command, settings.targets, self, settings.executor_environment())
         self._state: SessionState | None = None
         self._definitions: list[bytes] = []
         self._active: SchedulerStream | None = None

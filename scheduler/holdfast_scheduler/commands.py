@@ -122,9 +122,7 @@ def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: 
     due = [unit.runs[i] for i in command.run_ids if i in unit.runs]
     due = [run for run in due if run.due_at is not None and run.due_at <= unit.now]
     timed = [
-        run.id
-        for run in due
-        if run.timer_at is not None and run.timer_at <= unit.now and run.status in (m.EXECUTING, m.WAITING)
+        run.id for run in due if run.timer_at is not None and run.timer_at <= unit.now and run.status in rules.TIMED
     ]
     if timed:
         unit.flush_checkpoints()

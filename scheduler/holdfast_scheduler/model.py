@@ -75,7 +75,7 @@ ATTEMPT_LOST: Final = 4
 ATTEMPT_CANCELED: Final = 5
 ATTEMPT_TIMED_OUT: Final = 6
 
-# --- what happens to a child when its parent ends without success ------------------------------------------------------
+# --- what happens to a child when its parent ends without success ----------------------------------------------------
 ON_PARENT_END_CANCEL: Final = 1
 ON_PARENT_END_DETACH: Final = 2
 
@@ -267,7 +267,7 @@ class TaskRow:
     max_duration_us: int | None
 
 
-# --- commands: what the edge asks of the engine -------------------------------------------------------------------------
+# --- commands: what the edge asks of the engine ----------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class TriggerRuns:
     """Unrelated runs. Outcome: list[Handle | ItemFault], one per item."""
@@ -346,7 +346,7 @@ class SettleToken:
     error: bytes
 
 
-# --- what workers report --------------------------------------------------------------------------------------------------
+# --- what workers report ---------------------------------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class Record:
     """A durable call that makes a checkpoint. `kind` is a checkpoint kind."""
@@ -367,6 +367,7 @@ class Record:
     subject: bytes | None = None  # BATCH, BATCH_TRIGGER, TOKEN, TOKEN_WAIT: the batch or token
     key: KeyUse | None = None  # BATCH, BATCH_TRIGGER, TOKEN
     tags: list[str] = field(default_factory=list)  # TOKEN
+    shielded: bool = False  # made by clean-up: accepted during a cancellation
 
 
 @dataclass(slots=True, eq=False)
@@ -448,7 +449,7 @@ class Delivery:
     starts: list[Order] = field(default_factory=list)
 
 
-# --- commands of sessions and of time -------------------------------------------------------------------------------------
+# --- commands of sessions and of time --------------------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class ApplyReports:
     """A frame of reports of a session. Outcome: None; acknowledgement and refusals travel in the session's delivery."""

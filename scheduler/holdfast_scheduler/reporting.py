@@ -93,7 +93,8 @@ def _why_refused(run: Run | None, session: bytes, report: Report) -> Refusal | N
         return refused(m.REFUSED_ENDED, f"the run is {m.STATUS_NAMES[run.status]}")
     if report.fence != run.fence or run.session != session:
         return refused(m.REFUSED_STALE, f"the run's fence is {run.fence}, the report's {report.fence}")
-    if run.status == m.CANCELING and report.event not in _ENDING and report.records:
+    by_clean_up = all(record.shielded for record in report.records)
+    if run.status == m.CANCELING and report.event not in _ENDING and not by_clean_up:
         return refused(m.REFUSED_CANCELING, "the run is being canceled")
     return None
 
@@ -127,7 +128,7 @@ def _transition(unit: UnitOfWork, run: Run, report: Report) -> None:
         )
 
 
-# --- durable calls ------------------------------------------------------------------------------------------------------
+# --- durable calls ---------------------------------------------------------------------------------------------------
 
 
 def _record(unit: UnitOfWork, trigger: Trigger, run: Run, line: Lineage | None, record: Record) -> None:

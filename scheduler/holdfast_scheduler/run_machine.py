@@ -28,7 +28,7 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler.backoff import recovery_delay, retry_delay
 from holdfast_scheduler.model import Run
 
-# --- effects: a bit each, so that a transition answers with one integer ---------------------------------------------------
+# --- effects: a bit each, so that a transition answers with one integer ----------------------------------------------
 NOTHING: Final = 0
 ENDED: Final = 1
 """The run is final: tell whoever waits, record the result, deal with its children."""
@@ -99,13 +99,17 @@ CANCEL: Final = "cancel"
 DUE: Final = "due"  # `due_at` has come (checkpoint timers are settled before, see `timers`)
 
 
+TIMED: Final = (m.EXECUTING, m.WAITING, m.CANCELING)
+"""Statuses in which pending checkpoints come due. Clean-up waits during a cancellation, too."""
+
+
 def set_due(run: Run) -> None:
     """Derive the one timer from what time can do to the run in its status."""
     # A run that is being canceled ends by the end of its grace, whatever its limit was.
     due = None if m.is_final(run.status) or run.status == m.CANCELING else run.deadline_at
     if run.status in (m.DELAYED, m.QUEUED, m.CANCELING) and run.wake_at is not None:
         due = run.wake_at if due is None else min(due, run.wake_at)
-    if run.status in (m.EXECUTING, m.WAITING) and run.timer_at is not None:
+    if run.status in TIMED and run.timer_at is not None:
         due = run.timer_at if due is None else min(due, run.timer_at)
     run.due_at = due
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
-from holdfast.v1 import run_pb2, worker_service_pb2 as w
+from holdfast.v1 import run_pb2
+from holdfast.v1 import worker_service_pb2 as w
 from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_TIMED_OUT, TaskError
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
@@ -38,7 +39,7 @@ def duration(seconds: float) -> Duration:
     return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
 
 
-# --- in -----------------------------------------------------------------------------------------------------------------
+# --- in --------------------------------------------------------------------------------------------------------------
 
 
 def report(message: w.Report, limits: Limits) -> m.Report:
@@ -101,6 +102,7 @@ def _record(message: w.CheckpointRecord, limits: Limits) -> m.Record:
         name=_plain("name", message.name),
         fingerprint=message.fingerprint,
         location=_plain("location", message.location),
+        shielded=message.shielded,
     )
     if message.HasField("timeout"):
         record.timeout_us = duration_us("timeout", message.timeout, limits)
@@ -168,7 +170,7 @@ def _operation(message: w.MetadataOperation, limits: Limits) -> m.MetadataOp:
     )
 
 
-# --- out ----------------------------------------------------------------------------------------------------------------
+# --- out -------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint(one: m.Checkpoint) -> run_pb2.Checkpoint:
@@ -196,6 +198,7 @@ def start(order: m.Order, start_seq: int) -> w.Start:
         settled_order=run.settled,
         depth=inputs.depth,
         is_reentry=order.is_reentry,
+        version=run.version,
     )
     message.payload.MergeFromString(inputs.payload)
     if inputs.parent is not None:
@@ -283,10 +286,7 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
     for order in delivery.starts:
         begun = start(order, seq)
         seq += 1
-        if order.checkpoints:
-            pages = list(_cut_start(begun, order.checkpoints))
-        else:
-            pages = []
+        pages = list(_cut_start(begun, order.checkpoints)) if order.checkpoints else []
         message.starts.append(begun)
         if full(len(order.inputs.payload) + 128 if not order.checkpoints else begun.ByteSize()) or pages:  # type: ignore[union-attr]
             yield w.ConnectResponse(delivery=message)

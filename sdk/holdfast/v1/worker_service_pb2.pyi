@@ -258,7 +258,7 @@ class Report(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[CheckpointRecord, _Mapping]]] = ..., abandoned_seqs: _Optional[_Iterable[int]] = ..., metadata: _Optional[_Iterable[_Union[MetadataOperation, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_run_service_pb2.LogRecord, _Mapping]]] = ..., add_tags: _Optional[_Iterable[str]] = ..., park: _Optional[_Union[Park, _Mapping]] = ..., wake: _Optional[_Union[Wake, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., canceled: _Optional[_Union[Canceled, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ...) -> None: ...
 
 class CheckpointRecord(_message.Message):
-    __slots__ = ("seq", "identity", "name", "fingerprint", "location", "timeout", "continuation", "step", "wait", "child", "batch", "token", "token_wait")
+    __slots__ = ("seq", "identity", "name", "fingerprint", "location", "timeout", "continuation", "step", "wait", "child", "batch", "token", "token_wait", "shielded")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +272,7 @@ class CheckpointRecord(_message.Message):
     BATCH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_WAIT_FIELD_NUMBER: _ClassVar[int]
+    SHIELDED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     identity: str
     name: str
@@ -285,7 +286,8 @@ class CheckpointRecord(_message.Message):
     batch: BatchRecord
     token: TokenRecord
     token_wait: TokenWaitRecord
-    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., name: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., location: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., continuation: _Optional[bytes] = ..., step: _Optional[_Union[StepRecord, _Mapping]] = ..., wait: _Optional[_Union[WaitRecord, _Mapping]] = ..., child: _Optional[_Union[ChildRecord, _Mapping]] = ..., batch: _Optional[_Union[BatchRecord, _Mapping]] = ..., token: _Optional[_Union[TokenRecord, _Mapping]] = ..., token_wait: _Optional[_Union[TokenWaitRecord, _Mapping]] = ...) -> None: ...
+    shielded: bool
+    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., name: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., location: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., continuation: _Optional[bytes] = ..., step: _Optional[_Union[StepRecord, _Mapping]] = ..., wait: _Optional[_Union[WaitRecord, _Mapping]] = ..., child: _Optional[_Union[ChildRecord, _Mapping]] = ..., batch: _Optional[_Union[BatchRecord, _Mapping]] = ..., token: _Optional[_Union[TokenRecord, _Mapping]] = ..., token_wait: _Optional[_Union[TokenWaitRecord, _Mapping]] = ..., shielded: _Optional[bool] = ...) -> None: ...
 
 class StepRecord(_message.Message):
     __slots__ = ("value", "error", "permanent")
@@ -488,7 +490,7 @@ class Resume(_message.Message):
     def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., settled: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., continuation: _Optional[bytes] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("start_seq", "run_id", "fence", "attempt", "task_id", "payload", "recoveries", "checkpoints", "more_checkpoints", "last_seq", "metadata", "metadata_marks", "parent_run_id", "root_run_id", "batch_id", "tags", "queue", "concurrency_key", "max_attempts", "is_replay", "trace_context", "is_reentry", "max_duration", "idempotency_key", "created_at_us", "continuation", "settled_order", "depth")
+    __slots__ = ("start_seq", "run_id", "fence", "attempt", "task_id", "payload", "recoveries", "checkpoints", "more_checkpoints", "last_seq", "metadata", "metadata_marks", "parent_run_id", "root_run_id", "batch_id", "tags", "queue", "concurrency_key", "max_attempts", "is_replay", "trace_context", "is_reentry", "max_duration", "idempotency_key", "created_at_us", "continuation", "settled_order", "depth", "version")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -524,6 +526,7 @@ class Start(_message.Message):
     CONTINUATION_FIELD_NUMBER: _ClassVar[int]
     SETTLED_ORDER_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     start_seq: int
     run_id: bytes
     fence: int
@@ -552,7 +555,8 @@ class Start(_message.Message):
     continuation: bytes
     settled_order: int
     depth: int
-    def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., attempt: _Optional[int] = ..., task_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., recoveries: _Optional[int] = ..., checkpoints: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., more_checkpoints: _Optional[bool] = ..., last_seq: _Optional[int] = ..., metadata: _Optional[bytes] = ..., metadata_marks: _Optional[_Iterable[_Union[MetadataMark, _Mapping]]] = ..., parent_run_id: _Optional[bytes] = ..., root_run_id: _Optional[bytes] = ..., batch_id: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., max_attempts: _Optional[int] = ..., is_replay: _Optional[bool] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., is_reentry: _Optional[bool] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[_Union[_run_pb2.IdempotencyKey, _Mapping]] = ..., created_at_us: _Optional[int] = ..., continuation: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., depth: _Optional[int] = ...) -> None: ...
+    version: str
+    def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., attempt: _Optional[int] = ..., task_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., recoveries: _Optional[int] = ..., checkpoints: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., more_checkpoints: _Optional[bool] = ..., last_seq: _Optional[int] = ..., metadata: _Optional[bytes] = ..., metadata_marks: _Optional[_Iterable[_Union[MetadataMark, _Mapping]]] = ..., parent_run_id: _Optional[bytes] = ..., root_run_id: _Optional[bytes] = ..., batch_id: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., max_attempts: _Optional[int] = ..., is_replay: _Optional[bool] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., is_reentry: _Optional[bool] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[_Union[_run_pb2.IdempotencyKey, _Mapping]] = ..., created_at_us: _Optional[int] = ..., continuation: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., depth: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class CheckpointPage(_message.Message):
     __slots__ = ("run_id", "fence", "checkpoints", "last")

@@ -57,15 +57,16 @@ async def round_trips(total: int, coroutines: int = 100) -> dict[str, Any]:
     return {"runs": total // coroutines * coroutines}
 
 
-async def steps(total: int, at_once: int = 100) -> dict[str, Any]:
-    """`total` runs of five steps, `at_once` under way at a time."""
+async def steps(total: int, at_once: int = 100, plain: bool = False) -> dict[str, Any]:
+    """`total` runs of five steps, `at_once` under way at a time. `plain` steps are `def` functions."""
     left = total
+    task = tasks.plain_steps if plain else tasks.steps
 
     async def lane() -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            await (await tasks.steps.trigger(1)).result()
+            await (await task.trigger(1)).result()
 
     await asyncio.gather(*(lane() for _ in range(at_once)))
     return {"runs": total, "steps": total * tasks.STEPS}

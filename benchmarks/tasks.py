@@ -26,7 +26,20 @@ async def steps(payload: int) -> int:
     return total
 
 
-def _add(a: int, b: int) -> int:
+@task(id="bench-plain-steps", retry=ONCE)
+async def plain_steps(payload: int) -> int:
+    """The same with a plain function, which runs in a thread."""
+    total = 0
+    for number in range(STEPS):
+        total += await step("add", _add_plainly, payload, number)
+    return total
+
+
+async def _add(a: int, b: int) -> int:
+    return a + b
+
+
+def _add_plainly(a: int, b: int) -> int:
     return a + b
 
 

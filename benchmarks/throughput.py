@@ -88,3 +88,6 @@ def steps(bench: Bench) -> None:
             bench.record("steps", "steps/s", count / outcome.seconds, at_least(5000))
             bench.record("runs of five steps", "runs/s", outcome.runs_per_second)
             bench.record_cost("steps", outcome)
+            outcome = stage.carry("steps", total=bench.size(STEP_RUNS, 100), plain=True)
+            count = sum(one["steps"] for one in outcome.found)
+            bench.record("steps that are plain functions", "steps/s", count / outcome.seconds)

@@ -2,7 +2,8 @@
 
 There is no artificial delay: while one commit is in flight in the database thread, the next batch gathers. A failing
 command fails alone: when the database refuses a value, or anything else goes wrong, the batch is rolled back and halved
-until the culprit stands alone. A conflict with another replica has the whole batch tried again, because nothing was answered yet.
+until the culprit stands alone. A conflict with another replica has the whole batch tried again, because nothing was
+answered yet.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ class CommitLoop:
         """End the database thread."""
         self._thread.shutdown(wait=True)
 
-    # --- in the database thread -------------------------------------------------------------------------------------------
+    # --- in the database thread --------------------------------------------------------------------------------------
 
     def _commit(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
         started = time.perf_counter()

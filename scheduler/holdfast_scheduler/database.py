@@ -68,7 +68,7 @@ class Transaction:
         raise NotImplementedError
 
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
-        """Like `fetch_in` with at most `limit` rows, locked; rows that another transaction has locked are passed over."""
+        """Like `fetch_in` with at most `limit` rows, locked; rows that another one has locked are passed over."""
         raise NotImplementedError
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
@@ -155,7 +155,7 @@ def _comma(count: int, one: str = "?") -> str:
     return ", ".join([one] * count)
 
 
-# --- SQLite -------------------------------------------------------------------------------------------------------------
+# --- SQLite ----------------------------------------------------------------------------------------------------------
 
 
 class SqliteTransaction(Transaction):
@@ -269,7 +269,8 @@ class SqliteDatabase(Database):
         except OSError:
             os.close(self._lock)
             raise DatabaseInUseError(
-                f"another scheduler uses {path}; stop it, or give this one another file (several schedulers need PostgreSQL)"
+                f"another scheduler uses {path}; stop it, or give this one another file"
+                " (several schedulers need PostgreSQL)"
             ) from None
         engine = sa.create_engine(url.set(drivername="sqlite"), pool_size=READERS, connect_args={"timeout": 5})
 

@@ -130,7 +130,7 @@ class Engine:
         self._commits.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    # --- for the services -------------------------------------------------------------------------------------------------
+    # --- for the services --------------------------------------------------------------------------------------------
 
     async def do(self, command: Command) -> Any:
         """Carry out a command; returns its outcome after the commit. Raises: RequestError."""
@@ -161,7 +161,7 @@ class Engine:
         """Workers connected to this replica that have the task."""
         return self._offer_tasks.get((namespace, task_id), 0)
 
-    # --- for the connections ------------------------------------------------------------------------------------------------
+    # --- for the connections -----------------------------------------------------------------------------------------
 
     def connect(self, connection: Connection, definitions: list[TaskRow]) -> None:
         """A session is connected: its worker may be given work."""
@@ -208,7 +208,7 @@ class Engine:
         if self._commits.has_backlog(namespace):
             self.send(m.Look(namespace))
 
-    # --- after each commit, and by the clock --------------------------------------------------------------------------------
+    # --- after each commit, and by the clock -------------------------------------------------------------------------
 
     def _offers(self) -> dict[str, list[Offer]]:
         offers: dict[str, list[Offer]] = {}
@@ -263,7 +263,7 @@ class Engine:
         for connection in list(self._connections.values()):
             connection.close("the outcome of a commit is unknown")
 
-    # --- other replicas ---------------------------------------------------------------------------------------------------
+    # --- other replicas ----------------------------------------------------------------------------------------------
 
     def _session_has_news(self, namespace: str, session: bytes) -> None:
         connection = self._connections.get(session)

@@ -97,7 +97,7 @@ def settle_child(
 
 
 def is_permanent(status: int, error: bytes | None) -> bool:
-    """Whether a failed child is kept as failed in later attempts of its parent: it aborted, so asking again is futile."""
+    """Whether a failed child stays failed in later attempts of its parent: it aborted, asking again is futile."""
     return status == m.FAILED and error is not None and TaskError.FromString(error).kind == TASK_ERROR_KIND_ABORTED
 
 

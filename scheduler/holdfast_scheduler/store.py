@@ -213,7 +213,7 @@ def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
     )
 
 
-# --- inputs, results, attempts ------------------------------------------------------------------------------------------
+# --- inputs, results, attempts ---------------------------------------------------------------------------------------
 
 
 def insert_inputs(tx: Transaction, rows: Sequence[Row]) -> None:
@@ -269,7 +269,7 @@ def insert_logs(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.insert(schema.run_logs, ("namespace", "run_id", "fence", "report", "place", "record"), rows, skip=True)
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------------
+# --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 def insert_checkpoints(tx: Transaction, namespace: str, made: Iterable[Checkpoint]) -> None:
@@ -341,7 +341,7 @@ def load_waiters(tx: Transaction, namespace: str, subjects: Sequence[bytes]) -> 
     return [Checkpoint(*row) for row in tx.fetch_in(sql, subjects, (namespace,))]
 
 
-# --- keys ---------------------------------------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def load_keys(tx: Transaction, namespace: str, kind: str, hashes: Sequence[bytes]) -> dict[bytes, Row]:
@@ -367,7 +367,7 @@ def delete_key(tx: Transaction, namespace: str, kind: str, task: str, digest: by
     return tx.execute(sql, (namespace, kind, task, digest)) > 0
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def insert_batches(tx: Transaction, rows: Sequence[Row]) -> None:
@@ -407,7 +407,7 @@ def load_batch_entries(tx: Transaction, namespace: str, batches: Sequence[bytes]
     return tx.fetch_in(sql, batches, (namespace,))
 
 
-# --- tokens -------------------------------------------------------------------------------------------------------------
+# --- tokens ----------------------------------------------------------------------------------------------------------
 
 
 def insert_tokens(tx: Transaction, rows: Sequence[Row]) -> None:
@@ -435,7 +435,7 @@ def due_tokens(tx: Transaction, before: int, limit: int) -> list[Row]:
     return tx.fetch(sql, (before, limit))
 
 
-# --- metadata -----------------------------------------------------------------------------------------------------------
+# --- metadata --------------------------------------------------------------------------------------------------------
 
 _METADATA: Final = ("committed", "live", "marks", "fence", "live_marks")
 
@@ -451,7 +451,7 @@ def upsert_metadata(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.upsert(schema.run_metadata, ("namespace", "run_id"), _METADATA, rows)
 
 
-# --- tasks, sessions, pending events --------------------------------------------------------------------------------------
+# --- tasks, sessions, pending events ---------------------------------------------------------------------------------
 
 
 def load_tasks(tx: Transaction) -> list[Row]:

@@ -66,7 +66,7 @@ class Trigger:
         self._hashes: dict[int, bytes] = {}
         self._batch_keys: dict[bytes, bytes] = {}
 
-    # --- looking up -----------------------------------------------------------------------------------------------------
+    # --- looking up --------------------------------------------------------------------------------------------------
 
     def prepare(self, asked: Iterable[tuple[NewRun, Run | None]], probe: Iterable[bytes]) -> None:
         """Look up the keys that these items use, and the ids that clients chose."""
@@ -109,7 +109,7 @@ class Trigger:
             else:
                 self._keys[digest] = _Held(run.id, fingerprints.get(run.id, b""))
 
-    # --- making ---------------------------------------------------------------------------------------------------------
+    # --- making ------------------------------------------------------------------------------------------------------
 
     def one(self, new: NewRun) -> Handle | ItemFault:
         """Make one run, or find the one that its key or id names."""
@@ -132,7 +132,8 @@ class Trigger:
             return ItemFault(
                 RESOURCE_EXHAUSTED,
                 "LIMIT_EXCEEDED",
-                f"run {new.task} would have {new.depth} ancestors; the limit depth is {unit.world.settings.limits.depth}",
+                f"the run of {new.task} would have {new.depth} ancestors; the limit depth is"
+                f" {unit.world.settings.limits.depth}",
                 {"limit": "depth"},
             )
         if digest is not None:
@@ -215,7 +216,7 @@ class Trigger:
         unit.create(run, new)
         unit.world.lineage[new.id] = Lineage(new.parent, new.root or new.id, new.depth, new.task)
 
-    # --- from inside a run ----------------------------------------------------------------------------------------------
+    # --- from inside a run -------------------------------------------------------------------------------------------
 
     def as_child(self, asker: Run, line: Lineage | None, new: NewRun, *, wait: bool) -> None:
         """Give an item its place below the run that asks for it."""
@@ -247,7 +248,7 @@ class Trigger:
             at = line.parent
         return None
 
-    # --- batches --------------------------------------------------------------------------------------------------------
+    # --- batches -----------------------------------------------------------------------------------------------------
 
     def batch(
         self, batch_id: bytes, items: list[NewRun], key: m.KeyUse | None, asker: Run | None, *, wait: bool, chosen: bool

@@ -139,7 +139,7 @@ class UnitOfWork:
         """The database's clock when the transaction began."""
         return self.tx.now
 
-    # --- loading --------------------------------------------------------------------------------------------------------
+    # --- loading -----------------------------------------------------------------------------------------------------
 
     def load(self, ids: Iterable[bytes]) -> None:
         """Lock and load runs that are not here yet; those that do not exist stay absent."""
@@ -181,7 +181,7 @@ class UnitOfWork:
             found = self.world.tasks.get((self.namespace, name))
         return found
 
-    # --- changing -------------------------------------------------------------------------------------------------------
+    # --- changing ----------------------------------------------------------------------------------------------------
 
     def create(self, run: Run, new: NewRun) -> None:
         """Add a new run."""
@@ -391,7 +391,7 @@ class UnitOfWork:
             is_replay=new.is_replay,
         )
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def flush_checkpoints(self) -> None:
         """Write new and settled checkpoints."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -16,6 +17,8 @@ from google.rpc.status_pb2 import Status
 from holdfast.v1.worker_service_pb2 import ConnectRequest, ConnectResponse, Hello
 from holdfast.v1.worker_service_pb2_grpc import WorkerServiceStub
 from holdfast_worker.report_buffer import HARD_FRAME_BYTES
+
+_EOF: Any = cast(Any, grpc.aio).EOF  # the type stubs leave it out
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +116,14 @@ class SchedulerStream:
         for task in self._tasks:
             task.cancel()
         self._call.cancel()
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def _read(self, hello: Hello) -> None:
         try:
             # An error of the call shows in its status below, whichever way it shows here.
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._call.write(ConnectRequest(hello=hello))
-                while (response := await self._call.read()) is not grpc.aio.EOF:
+                while (response := await self._call.read()) is not _EOF:
                     self._on_frame(self, response)
             end = await self._status()
         except Exception as error:

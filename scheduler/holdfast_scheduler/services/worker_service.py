@@ -60,7 +60,7 @@ class _Stream:
         self._start_seq = 0  # of the last start sent
         self._after_start_seq = 0  # of the last start that the worker had counted
 
-    # --- for the engine ---------------------------------------------------------------------------------------------------
+    # --- for the engine ----------------------------------------------------------------------------------------------
 
     def offer(self) -> Offer | None:
         """What the worker can take now: its absolute credit less what was sent since it counted."""
@@ -93,7 +93,7 @@ class _Stream:
             self.close_reason, self.close_kind = reason, kind
         self._filled.set()
 
-    # --- for the service --------------------------------------------------------------------------------------------------
+    # --- for the service ---------------------------------------------------------------------------------------------
 
     def put(self, frame: w.ConnectResponse) -> None:
         """Queue a frame."""
@@ -138,7 +138,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         for stream in list(self._streams):
             stream.close("the scheduler is stopping")
 
-    async def Connect(  # noqa: N802 - the name is the contract's
+    async def Connect(
         self, request_iterator: AsyncIterator[w.ConnectRequest], context: Any
     ) -> AsyncIterator[w.ConnectResponse]:
         """Serve one stream until either end closes it."""
@@ -175,7 +175,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
     async def _hello(self, requests: AsyncIterator[w.ConnectRequest]) -> w.Hello:
         try:
             first = await asyncio.wait_for(anext(requests), HELLO_TIMEOUT)
-        except (asyncio.TimeoutError, StopAsyncIteration):
+        except (TimeoutError, StopAsyncIteration):
             raise _violation("the first frame of a stream must be hello, within 10 s") from None
         if first.WhichOneof("frame") != "hello":
             raise _violation(f"the first frame of a stream must be hello, not {first.WhichOneof('frame')}")

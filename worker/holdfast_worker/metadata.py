@@ -40,7 +40,7 @@ class Metadata:
         self._marks: Mapping[str, int] = {mark.branch: mark.number for mark in marks}
         self._unsent: list[MetadataOperation] = []
         self._provisional: list[MetadataOperation] = []
-        """Reported under this fence, but no checkpoint has committed them yet."""
+        """The run's own, reported under this fence, that no checkpoint has committed yet."""
 
     @property
     def has_unsent(self) -> bool:
@@ -55,7 +55,7 @@ class Metadata:
         if operation.number <= self._marks.get(operation.branch, 0):
             return False
         with self._lock:
-            if operation.target in (METADATA_TARGET_UNSPECIFIED, METADATA_TARGET_SELF):
+            if _is_own(operation):
                 self.document = changed(self.document, operation)
             self._unsent.append(operation)
         return True
@@ -66,19 +66,30 @@ class Metadata:
             return []
         with self._lock:
             operations, self._unsent = self._unsent, []
+            if is_committing:
+                # Those reported before go along once more: the scheduler commits what a report that commits carries.
+                operations, self._provisional = self._provisional + operations, []
+            else:
+                # A parent's or root's count when they arrive: they must not go twice.
+                self._provisional += filter(_is_own, operations)
             for operation in operations:
                 operation.provisional = not is_committing
-            if is_committing:
-                self._provisional = []
-            else:
-                self._provisional += operations
         return operations
+
+    def take_back(self, operations: Iterable[MetadataOperation]) -> None:
+        """The report that took these along was refused."""
+        with self._lock:
+            self._unsent[:0] = operations
 
     def new_fence(self) -> None:
         """A new fence forgets what was provisional under the old one: report it again."""
         with self._lock:
             self._unsent = self._provisional + self._unsent
             self._provisional = []
+
+
+def _is_own(operation: MetadataOperation) -> bool:
+    return operation.target in (METADATA_TARGET_UNSPECIFIED, METADATA_TARGET_SELF)
 
 
 def changed(document: Mapping[str, Any], operation: MetadataOperation) -> dict[str, Any]:

@@ -277,20 +277,19 @@ class CommitLoop:
         if len(commands) > 1:
             middle = len(commands) // 2
             first = self._try(commands[:middle], offers)
-            # The first half may have used the credit: the second half only queues.
-            second = self._try(commands[middle:], {})
+            second = self._second_half(commands[middle:])
             return _Batch(first.outcomes + second.outcomes, first.committed + second.committed)
         (command,) = commands
         if type(command) is m.ApplyReports and len(command.reports) > 1:
             middle = len(command.reports) // 2
             # Only the second half acknowledges the frame.
             first = self._try([replace(command, frame_no=0, reports=command.reports[:middle])], offers)
-            second = self._try([replace(command, reports=command.reports[middle:])], {})
+            second = self._second_half([replace(command, reports=command.reports[middle:])])
             return _Batch([None], first.committed + second.committed)
         if type(command) is m.TriggerRuns and len(command.items) > 1:
             middle = len(command.items) // 2
             first = self._try([replace(command, items=command.items[:middle])], offers)
-            second = self._try([replace(command, items=command.items[middle:])], {})
+            second = self._second_half([replace(command, items=command.items[middle:])])
             return _Batch([first.outcomes[0] + second.outcomes[0]], first.committed + second.committed)
         log.warning("one command fails command=%s error=%s", type(command).__name__, failure)
         if type(command) is m.ApplyReports and command.reports and not command.reports[0].invalid:
@@ -300,6 +299,15 @@ class CommitLoop:
         if type(command) is m.TriggerRuns and isinstance(failure, RequestError):
             return _Batch([[failure.fault] * len(command.items)], [])
         return _Batch([failure], [])
+
+    def _second_half(self, commands: list[Command]) -> _Batch:
+        """The first half is committed and may have used the credit: this one only queues. If the database goes away
+        now, what the first half brought is never delivered, so workers must ask."""
+        try:
+            return self._try(commands, {})
+        except LostError as error:
+            error.in_doubt = True
+            raise
 
     def _once(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
         tx = self._database.begin()

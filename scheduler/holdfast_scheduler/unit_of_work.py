@@ -339,7 +339,8 @@ class UnitOfWork:
         """The body canceled durable calls of its own."""
         self.flush_checkpoints()
         wanted = set(seqs)
-        for checkpoint in store.load_pending(self.tx, self.namespace, [run.id]):
+        # In the order of their making: a re-entered body is answered in the order of settlement.
+        for checkpoint in sorted(store.load_pending(self.tx, self.namespace, [run.id]), key=lambda one: one.seq):
             if checkpoint.seq in wanted and (run.id, checkpoint.seq) not in self._settled:
                 run.settled += 1
                 run.pending -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,9 @@ NAMESPACE = "default"
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
 DAY = 86_400 * SECOND
+
+
+ENDING = (rules.COMPLETE, rules.FAIL, rules.END_CANCELED, rules.RELEASE, rules.LOSE)
 
 
 class Clock:
@@ -126,6 +129,7 @@ class Worker:
     bodies: dict[bytes, Body] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)
     acknowledged: int = 0
+    leaving: dict[tuple[bytes, int], Body] = field(default_factory=dict)
 
     # --- what it can take -------------------------------------------------------------------------------------------
 
@@ -183,23 +187,32 @@ class Worker:
     def send(self, *reports: Report) -> list[m.Refusal]:
         """Send reports and take what comes back. Returns the refusals."""
         before = len(self.deliveries)
-        # Credit travels with the reports: what they free may be given out in the same commit.
+        self.let_go(reports)
+        self.driver.do(self.frame(*reports))
+        self.take_up(reports)
+        return [one for delivery in self.deliveries[before:] for one in delivery.refused]
+
+    def let_go(self, reports: Iterable[Report]) -> None:
+        """Count free what these reports free: credit travels with them, and may be used in the same commit."""
         for report in reports:
             body = self.bodies.get(report.run_id)
             if body is None or report.fence != body.fence:
                 continue
             if report.event == rules.PARK:
                 body.parked = True
-            elif report.event in (rules.COMPLETE, rules.FAIL, rules.END_CANCELED, rules.RELEASE, rules.LOSE):
-                del self.bodies[report.run_id]
-        seen = {report.run_id: report.seen for report in reports if report.event == rules.PARK}
-        self.driver.do(self.frame(*reports))
-        refused = [one for delivery in self.deliveries[before:] for one in delivery.refused]
-        for run_id, known in seen.items():
-            body = self.bodies.get(run_id)
-            if body is not None and body.seen > known and body.parked:
-                body.parked = False  # an answer crossed the park: the body goes on
-        return refused
+            elif report.event in ENDING:
+                self.leaving[report.run_id, report.number] = self.bodies.pop(report.run_id)
+
+    def take_up(self, reports: Iterable[Report]) -> None:
+        """Go on with the bodies whose park an answer has crossed, or whose last report was refused as malformed."""
+        refused = {(one.run_id, one.number) for one in self.last().refused if one.reason == m.REFUSED_INVALID}
+        for report in reports:
+            left = self.leaving.pop((report.run_id, report.number), None)
+            if left is not None and (report.run_id, report.number) in refused:
+                self.bodies[report.run_id] = left
+            body = self.bodies.get(report.run_id)
+            if report.event == rules.PARK and body is not None and body.parked and body.seen > report.seen:
+                body.parked = False
 
     def report(self, run_id: bytes, event: str = "", *records: Record, **parts: Any) -> list[m.Refusal]:
         """Send one report. Returns the refusals."""
@@ -219,7 +232,7 @@ class Worker:
 
     def last(self) -> Delivery:
         """The newest delivery."""
-        return self.deliveries[-1]
+        return self.deliveries[-1] if self.deliveries else Delivery()
 
     def updates(self, run_id: bytes) -> list[Checkpoint]:
         """Checkpoints of a run of which it was told, oldest first."""

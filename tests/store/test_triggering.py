@@ -324,7 +324,7 @@ def test_places_bound_the_bodies_that_a_worker_holds(db: Driver) -> None:
 
 
 def test_one_tasks_backlog_blocks_nobody_else(db: Driver) -> None:
-    """The oldest runs are all of a task whose worker is full; a younger one of another task starts in the same commit."""
+    """The oldest runs are all of one task, whose worker is full then; a younger one of another task starts at once."""
     busy = db.worker("t", slots=0)
     other = db.worker("u", slots=0)
     backlog = [db.trigger().run_id for _ in range(3)]

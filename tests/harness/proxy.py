@@ -133,9 +133,7 @@ class Proxy(worker_service_pb2_grpc.WorkerServiceServicer):
                 await one.released.wait()
                 return
 
-    async def Connect(
-        self, requests: AsyncIterator[ConnectRequest], context: Any
-    ) -> AsyncIterator[ConnectResponse]:
+    async def Connect(self, requests: AsyncIterator[ConnectRequest], context: Any) -> AsyncIterator[ConnectResponse]:
         """One stream of a worker."""
         stream = _Stream(self, self._upstream, requests)
         self._streams.add(stream)

@@ -251,3 +251,60 @@ async def strict(payload: Journey) -> float:
     """Has a schema."""
     note("enter")
     return payload.wait
+
+
+@task(id="fails-once-kept", retry=ONCE)
+async def fails_once_kept() -> str:
+    """Acts on a failure; a recovery must see the same."""
+    note("enter")
+    try:
+        await step("fails", _fails, "fails", retry=ONCE)
+    except Exception as error:
+        seen = type(error).__name__
+    else:
+        seen = "nothing"
+    await wait.for_(seconds=0.01)
+    await door("failed")
+    return seen
+
+
+@task(id="large-step", retry=ONCE)
+async def large_step() -> None:
+    """Makes a result that no checkpoint may have."""
+    note("enter")
+    await step("large", _large)
+
+
+def _large() -> str:
+    return "x" * (256 * 1024 + 1)
+
+
+@task(id="slow-effect", retry=ONCE)
+async def slow_effect() -> None:
+    """One effect is committed, the other is not yet."""
+    note("enter")
+    await step("committed", effect, "committed")
+    await step("not committed", _slow_effect)
+
+
+async def _slow_effect() -> None:
+    note("not committed")
+    await door("in the effect")
+
+
+@task(id="keyed-children", retry=Retry(max_attempts=2, min_timeout=0.01, max_timeout=0.01))
+async def keyed_children(ctx: Context) -> None:
+    """Is killed after its children, then fails, then succeeds."""
+    note("enter")
+    for number in range(3):
+        await add_one.trigger_and_wait(number, idempotency_key=f"child {number}")
+    await door("keyed")
+    if ctx.attempt.number == 1:
+        raise RuntimeError("again")
+
+
+@task(id="wait-and-work", retry=ONCE)
+async def wait_and_work() -> None:
+    """Waits durably and works at the same time."""
+    note("enter")
+    await asyncio.gather(wait.for_(seconds=0.5), door("plain work"))

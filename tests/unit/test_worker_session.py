@@ -370,6 +370,20 @@ def test_a_resume_goes_to_the_body() -> None:
     assert worker.state.executing == 1
 
 
+def test_a_resume_proves_that_the_park_was_committed() -> None:
+    worker = Worker()
+    worker.start(A)
+    worker.say(park(A))
+    worker.out()
+    worker.reconnect()  # the acknowledgement was lost
+    worker.answer_held()
+    worker.out()
+    assert [*worker.resume(A, fence=2)] == [1]
+    worker.commit(1, refusal(A, "STALE_FENCE"))
+    assert worker.reports() == []
+    assert worker.state.executing == 1
+
+
 def test_a_resume_without_a_body_is_handed_back_under_the_new_fence() -> None:
     worker = Worker()
     worker.start(A)

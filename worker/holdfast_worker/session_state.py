@@ -436,7 +436,9 @@ class SessionState:
         body = self._table.bodies.get(resume.run_id)
         if body is not None and body.fence >= resume.fence:
             return
-        executor = body.executor if body is not None and body.phase is Phase.PARKED else None
+        # A Resume proves that the Park was committed; its acknowledgement may have been lost with a connection.
+        is_here = body is not None and body.phase in (Phase.PARKING, Phase.PARKED)
+        executor = body.executor if body is not None and is_here else None
         if executor is None:
             log.warning("event=resume_without_body run=%s fence=%d", resume.run_id.hex(), resume.fence)
             self._decline(resume.run_id, resume.fence)

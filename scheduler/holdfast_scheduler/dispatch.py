@@ -34,9 +34,9 @@ class Offer:
 def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
     """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take, now
     or when they have room again. `offers` has all connected sessions, also those without room."""
-    backlog = _resume_parked(unit, {offer.session: offer for offer in offers}, backlog) or backlog
+    left = _resume_parked(unit, {offer.session: offer for offer in offers}, backlog)
+    backlog = backlog or left
     starts: list[Run] = []
-    left = False
     while True:
         by_task = _with_room(offers)
         room = sum(min(one.slots, one.places) for one in offers if one.slots > 0 and one.places > 0)
@@ -104,16 +104,18 @@ def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) 
     """Continue woken bodies in place. Returns whether some of these sessions' woken runs are left."""
     candidates = {run.id: run for run in unit.queued.values() if run.session in offers}
     room = sum(offer.slots for offer in offers.values() if offer.slots > 0)
+    full = [offer.session for offer in offers.values() if offer.slots <= 0] if backlog else []
+    left = bool(full) and store.has_woken(unit.tx, unit.namespace, full)
     if backlog and room:
         sessions = [offer.session for offer in offers.values() if offer.slots > 0]
         if candidates:
             unit.flush()
-        for run in unit.adopt(store.claim_parked(unit.tx, unit.namespace, sessions, room)):
+        claimed = unit.adopt(store.claim_parked(unit.tx, unit.namespace, sessions, room))
+        left = left or len(claimed) == room
+        for run in claimed:
             if run.status == m.QUEUED and run.session in offers:
                 candidates[run.id] = run
     resumed: list[Run] = []
-    full = [offer.session for offer in offers.values() if offer.slots <= 0] if backlog else []
-    left = bool(full) and store.has_woken(unit.tx, unit.namespace, full)
     for run in sorted(candidates.values(), key=_order):
         assert run.session is not None
         offer = offers[run.session]

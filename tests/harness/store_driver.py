@@ -309,6 +309,8 @@ class Driver:
         """One commit. Deliveries go to the workers, as they do after a commit. Returns the outcomes."""
         if offers is None:
             offers = [offer for worker in self.workers.values() if (offer := worker.offer()) is not None]
+        if self.clock is not None:
+            self.loop._last_now = self.clock.now  # however far the clock was turned, it was no outage
         self.loop._begin()
         done = self.loop._commit(list(commands), {self.namespace: offers})
         self.loop._note(done)

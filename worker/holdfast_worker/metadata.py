@@ -109,6 +109,8 @@ def changed(document: Mapping[str, Any], operation: MetadataOperation) -> dict[s
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise MetadataError(f"metadata.increment({key!r}): the value is {number!r}, not a number; set it first.")
         new[key] = number + operand
+    elif verb == METADATA_VERB_REMOVE and key not in new:
+        pass
     elif verb in (METADATA_VERB_APPEND, METADATA_VERB_REMOVE):
         items = new.get(key, [])
         if not isinstance(items, list):

@@ -203,7 +203,7 @@ class Deployment:
 
         def connected() -> bool:
             for process in self.processes:
-                if process.exit_code not in (None, -signal.SIGKILL):
+                if process.exit_code not in (None, 0, -signal.SIGKILL):
                     raise RuntimeError(f"{process.name} ended with {process.exit_code}:\n{process.log_text()}")
             try:
                 stub = task_pb2_grpc.TaskServiceStub(self.channel)

@@ -241,7 +241,8 @@ async def cancelled_cleanup() -> None:
     """A real cancellation runs the clean-up."""
     note("enter")
     try:
-        await asyncio.sleep(60)
+        await door("started")
+        await wait.for_(seconds=60)
     finally:
         note("finally")
 

@@ -18,7 +18,7 @@ from harness.waiting import wait_until
 from holdfast import ids
 from holdfast.v1 import run_service_pb2 as api
 from holdfast.v1.payload_pb2 import Payload
-from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, TriggerItem
+from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, TriggerItem, TriggerOptions
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_promise_1_accepted_means_durable(stage: Stage) -> None:
     run_id = stage.new_run("started")
     stage.runs.trigger("journey", {}, run_id)
     stage.gates.reached(run_id, "started")
-    delayed = stage.runs.trigger("steady", None, tags=["kept"])
+    delayed = stage.runs.trigger("steady", None, options=TriggerOptions(tags=["kept"]))
     canceled = stage.runs.trigger("journey", {"wait": 60})
     stage.runs.until(canceled, "WAITING")
     assert stage.runs.cancel(canceled).status == "CANCELED"
@@ -94,7 +94,7 @@ def test_promise_3_a_successful_checkpoint_is_never_done_again(stage: Stage) -> 
     stage.ready()
     run = stage.runs.completed(stage.runs.trigger("fallback"))
     assert (run.attempt, run.recoveries) == (3, 0)
-    assert run.output == ["transient: StepFailedError", "permanent: StepFailedError"]
+    assert run.output == ["transient: StepFailedError", "permanent: StepAbortedError"]
     assert stage.counts(run.id) == {"enter": 3, "kept": 1, "transient": 3, "permanent": 1}
 
 
@@ -207,7 +207,8 @@ def test_promise_8_everything_has_a_limit(lite: Stage) -> None:
     item = TriggerItem(task_id="steady", payload=Payload(data=b"x" * (1024 * 1024 + 1)))
     outcome = lite.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
     assert "payload_bytes" in outcome.error.message
-    item = TriggerItem(task_id="steady", payload=Payload(data=b"null"), tags=["x"] * 11)
+    item = TriggerItem(task_id="steady", payload=Payload(data=b"null"))
+    item.options.tags.extend(["x"] * 11)
     outcome = lite.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
     assert "tags" in outcome.error.message
     run = lite.runs.end(lite.runs.trigger("large-step"))
@@ -218,8 +219,7 @@ def test_promise_8_everything_has_a_limit(lite: Stage) -> None:
 
 
 def test_promise_9_what_can_happen_twice(stage: Stage) -> None:
-    """An effect whose checkpoint was not committed may happen again, at most once per recovery; one whose checkpoint was
-    committed never does."""
+    """An effect whose checkpoint was not committed may happen again, once per recovery; a committed one never does."""
     stage.ready()
     run_id = stage.new_run("in the effect")
     stage.runs.trigger("slow-effect", None, run_id)
@@ -253,7 +253,7 @@ def test_branches_survive_a_crash(lite: Stage, task: str, crash: int) -> None:
     lite.gates.open(run_id, door)
     lite.ready()
     run = lite.runs.completed(run_id)
-    assert run.output == [1, 1, 1]
+    assert run.output == [0, 2, 4]
     assert run.attempt == 1
     counts = lite.counts(run_id)
     for number in range(3):
@@ -299,10 +299,13 @@ def test_finally_of_a_parked_body_does_not_run_when_its_run_is_canceled(stage: S
 
 
 def test_cleanup_runs_at_a_real_cancellation(stage: Stage) -> None:
+    """The next durable call raises, and the body ends as bodies do."""
     stage.ready()
-    run_id = stage.runs.trigger("cancelled-cleanup")
-    wait_until(lambda: stage.counts(run_id)["enter"], "it executes")
+    run_id = stage.new_run("started")
+    stage.runs.trigger("cancelled-cleanup", None, run_id)
+    stage.gates.reached(run_id, "started")
     assert stage.runs.cancel(run_id).status == "CANCELING"
+    stage.gates.open(run_id, "started")
     assert stage.runs.end(run_id).status == "CANCELED"
     assert stage.counts(run_id) == {"enter": 1, "finally": 1}
 

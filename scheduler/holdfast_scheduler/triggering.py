@@ -14,7 +14,7 @@ from holdfast.v1.run_pb2 import TriggerOptions
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
-from holdfast_scheduler.errors import not_found_fault
+from holdfast_scheduler.errors import near_names, not_found_fault
 from holdfast_scheduler.model import Handle, ItemFault, NewRun, Run
 from holdfast_scheduler.unit_of_work import Lineage, UnitOfWork, error_bytes, key_hash
 
@@ -119,7 +119,7 @@ class Trigger:
         task = unit.task(new.task)
         if task is None:
             known = [name for namespace, name in list(unit.world.tasks) if namespace == unit.namespace]
-            return not_found_fault("task", new.task, known)
+            return not_found_fault("task", new.task, near_names(new.task, known))
         before = unit.runs.get(new.id)
         if before is not None:
             return self._same_id(new, before)

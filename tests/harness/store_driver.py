@@ -196,8 +196,8 @@ class Worker:
         """Count free what these reports free: credit travels with them, and may be used in the same commit."""
         for report in reports:
             body = self.bodies.get(report.run_id)
-            if body is None or report.fence != body.fence:
-                continue
+            if body is None or report.fence != body.fence or report.number < body.number:
+                continue  # stale, or a repeat
             if report.event == rules.PARK:
                 body.parked = True
             elif report.event in ENDING:

@@ -110,8 +110,8 @@ class Chance:
         body = worker.bodies[run_id]
         if r.random() < 0.05:
             return lambda w: Report(run_id, body.fence - 1, 1, event=rules.COMPLETE, output=b"stale")
-        if r.random() < 0.05 and body.number:
-            number = r.randrange(1, body.number + 1)
+        if r.random() < 0.05 and body.number > 1:
+            number = r.randrange(1, body.number)
             return lambda w: Report(run_id, body.fence, number, event=rules.COMPLETE, output=b"repeat")
         if body.parked:
             return (lambda w: w.report_of(run_id, rules.WAKE)) if r.random() < 0.2 else None

@@ -1,0 +1,1 @@
+"""Both ends of Holdfast in one process under a clock turned by hand; see `play`."""

@@ -14,9 +14,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 from harness.postgres import PostgresServer, PostgresUnavailableError
 from harness.processes import Deployment
 from harness.requirements import missing
+from harness.stage import Stage
+from harness.stages import DEPLOYMENTS, FAILED, Stages
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DEPLOYMENTS = pytest.StashKey[list[Deployment]]()
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +86,46 @@ def deploy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[
         deployment.close()
 
 
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """The stages of a module."""
+    made = Stages(tmp_path_factory)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def module_sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a SQLite file for a module."""
+    return f"sqlite:///{tmp_path_factory.mktemp('database') / 'holdfast.sqlite3'}"
+
+
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of a PostgreSQL database for a module."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def stage(request: pytest.FixtureRequest, stages: Stages) -> Iterator[Stage]:
+    """A stage, once on each database; a test calls `ready` first."""
+    yield from stages.lend(request.getfixturevalue(f"module_{request.param}_url"), request.node)
+
+
+@pytest.fixture
+def lite_stage(module_sqlite_url: str, request: pytest.FixtureRequest, stages: Stages) -> Iterator[Stage]:
+    """A stage for what does not depend on the database."""
+    yield from stages.lend(module_sqlite_url, request.node)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the logs of all processes to the report of a failed test."""
     report = yield
-    if report.failed and report.when == "call":
+    if report.failed:
+        item.stash[FAILED] = True
         for deployment in item.stash.get(DEPLOYMENTS, []):
             report.sections.extend((f"log of {name}", text) for name, text in deployment.logs())
     return report

@@ -5,35 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
 from harness.frames import completes
-from harness.processes import Deployment
 from harness.stage import Stage, assert_undisturbed
 from harness.waiting import wait_until
 from holdfast import ids
 from holdfast.v1 import run_service_pb2 as api
 from holdfast.v1.payload_pb2 import Payload
 from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, TriggerItem, TriggerOptions
-
-
-@pytest.fixture
-def stage(tmp_path: Path, deploy: Callable[..., Deployment], database_url: str) -> Iterator[Stage]:
-    made = Stage(tmp_path, deploy, database_url, lease="3")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def lite(tmp_path: Path, deploy: Callable[..., Deployment], sqlite_url: str) -> Iterator[Stage]:
-    """For what does not depend on the database."""
-    made = Stage(tmp_path, deploy, sqlite_url, lease="3")
-    yield made
-    made.close()
 
 
 def key(*parts: str) -> IdempotencyKey:
@@ -198,24 +180,24 @@ def test_promise_7_a_run_always_moves_and_explain_names_who_moves_it(stage: Stag
     stage.runs.completed(queued)
 
 
-def test_promise_8_everything_has_a_limit(lite: Stage) -> None:
+def test_promise_8_everything_has_a_limit(lite_stage: Stage) -> None:
     """Each names itself when it is met, and the next run is not concerned."""
-    lite.ready()
+    lite_stage.ready()
     with pytest.raises(grpc.RpcError) as caught:
-        lite.runs.stub.WaitRun(api.WaitRunRequest(run_id="run_"), timeout=10)
+        lite_stage.runs.stub.WaitRun(api.WaitRunRequest(run_id="run_"), timeout=10)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     item = TriggerItem(task_id="steady", payload=Payload(data=b"x" * (1024 * 1024 + 1)))
-    outcome = lite.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
+    outcome = lite_stage.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
     assert "payload_bytes" in outcome.error.message
     item = TriggerItem(task_id="steady", payload=Payload(data=b"null"))
     item.options.tags.extend(["x"] * 11)
-    outcome = lite.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
+    outcome = lite_stage.runs.stub.Trigger(api.TriggerRequest(items=[item]), timeout=10).outcomes[0]
     assert "tags" in outcome.error.message
-    run = lite.runs.end(lite.runs.trigger("large-step"))
+    run = lite_stage.runs.end(lite_stage.runs.trigger("large-step"))
     assert run.status == "FAILED"
     assert run.error is not None
     assert "262,144" in run.error.message or "262144" in run.error.message
-    lite.runs.completed(lite.runs.trigger("steady"))
+    lite_stage.runs.completed(lite_stage.runs.trigger("steady"))
 
 
 def test_promise_9_what_can_happen_twice(stage: Stage) -> None:
@@ -240,22 +222,22 @@ BRANCHES = ["branches-gather", "branches-group", "branches-as-completed", "branc
 
 @pytest.mark.parametrize("crash", range(3))
 @pytest.mark.parametrize("task", BRANCHES)
-def test_branches_survive_a_crash(lite: Stage, task: str, crash: int) -> None:
+def test_branches_survive_a_crash(lite_stage: Stage, task: str, crash: int) -> None:
     """One branch is at a door while the others have ended; then the worker is killed."""
-    lite.ready()
+    lite_stage.ready()
     door = f"branch {crash}"
-    run_id = lite.new_run(door)
-    lite.runs.trigger(task, None, run_id)
-    lite.gates.reached(run_id, door)
+    run_id = lite_stage.new_run(door)
+    lite_stage.runs.trigger(task, None, run_id)
+    lite_stage.gates.reached(run_id, door)
     others = [number for number in range(3) if number != crash]
-    wait_until(lambda: all(f"{n}: two" in lite.counts(run_id) for n in others), "the other branches have ended")
-    lite.workers[0].kill()
-    lite.gates.open(run_id, door)
-    lite.ready()
-    run = lite.runs.completed(run_id)
+    wait_until(lambda: all(f"{n}: two" in lite_stage.counts(run_id) for n in others), "the other branches have ended")
+    lite_stage.workers[0].kill()
+    lite_stage.gates.open(run_id, door)
+    lite_stage.ready()
+    run = lite_stage.runs.completed(run_id)
     assert run.output == [0, 2, 4]
     assert run.attempt == 1
-    counts = lite.counts(run_id)
+    counts = lite_stage.counts(run_id)
     for number in range(3):
         assert (counts[f"{number}: one"], counts[f"{number}: two"]) == (1, 1)
     assert (counts["enter"], counts["enter child"]) == (2, 3)
@@ -364,18 +346,18 @@ def test_a_blocking_body_survives_a_crash(stage: Stage) -> None:
     assert stage.counts(run_id) == {"enter": 2, "enter child": 1}
 
 
-def test_await_many_results_over_a_restart(lite: Stage) -> None:
+def test_await_many_results_over_a_restart(lite_stage: Stage) -> None:
     """Handles awaited by an application get their results though the scheduler was killed meanwhile."""
     from holdfast import Client, tasks
 
-    lite.ready()
+    lite_stage.ready()
 
     async def main() -> list[object]:
-        async with Client(lite.deployment.address) as client:
+        async with Client(lite_stage.deployment.address) as client:
             with client.use():
                 handles = [await tasks.trigger("many", 3) for _ in range(5)]
                 awaited = [asyncio.ensure_future(handle.result(timeout=60)) for handle in handles]
-                await asyncio.to_thread(lite.restart_scheduler)
+                await asyncio.to_thread(lite_stage.restart_scheduler)
                 return list(await asyncio.gather(*awaited))
 
     assert json.dumps(asyncio.run(main())) == json.dumps([6] * 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ DATABASES: dict[str, Callable[[], Database]] = {"postgresql": Postgres, "sqlite"
 
 FAILED = 1
 WRONG_USE = 2
+TERMINATED = 143
 WIDTH = 120
 """Of the table at least, also where the output is no terminal."""
 
@@ -42,6 +44,8 @@ WIDTH = 120
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when everything was measured, 1 when a scenario failed, 2 for wrong use."""
     given = _parse(arguments)
+    # Leaves through every `with` block, which ends the processes that were started.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(TERMINATED))
     options = Options(
         runs=given.runs,
         slots=given.slots,

@@ -46,7 +46,9 @@ class Bench:
         return max(least, full // QUICK_PART) if self.options.is_quick else full
 
     def record(self, name: str, unit: str, value: float, aim: Aim | None = None) -> None:
-        """One run's value."""
+        """One run's value. With --quick nothing is aimed at."""
+        if self.options.is_quick:
+            aim = None
         self.rows.setdefault(name, Row(self.scenario, self.database.name, name, unit, aim)).values.append(value)
 
     def record_cost(self, of: str, outcome: Outcome) -> None:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from holdfast import batch as batch
     from holdfast import errors as errors
     from holdfast import idempotency_keys as idempotency_keys
+    from holdfast import locals as locals
+    from holdfast import logger as logger
     from holdfast import metadata as metadata
+    from holdfast import retry as retry
     from holdfast import runs as runs
     from holdfast import sync as sync
     from holdfast import tags as tags
@@ -43,12 +46,25 @@ if TYPE_CHECKING:
     from holdfast.options import Debounce as Debounce
     from holdfast.queues import Queue as Queue
     from holdfast.queues import queue as queue
-    from holdfast.retry import Retry as Retry
+    from holdfast.retry_policy import Retry as Retry
     from holdfast.run import Run as Run
     from holdfast.statuses import RunStatus as RunStatus
     from holdfast.tokens import Token as Token
 
-_MODULES = {"batch", "errors", "idempotency_keys", "metadata", "runs", "sync", "tags", "tasks", "wait"}
+_MODULES = {
+    "batch",
+    "errors",
+    "idempotency_keys",
+    "locals",
+    "logger",
+    "metadata",
+    "retry",
+    "runs",
+    "sync",
+    "tags",
+    "tasks",
+    "wait",
+}
 _NAMES = {
     "AbortSignal": "context",
     "AbortTaskRunError": "errors",
@@ -62,7 +78,7 @@ _NAMES = {
     "Item": "batch",
     "NonDeterminismError": "errors",
     "Queue": "queues",
-    "Retry": "retry",
+    "Retry": "retry_policy",
     "Run": "run",
     "RunCanceledError": "errors",
     "RunFailedError": "errors",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration as DurationMessage
 
@@ -19,23 +19,26 @@ from holdfast.v1.run_pb2 import CHECKPOINT_STATUS_SUCCEEDED, Checkpoint
 
 T = TypeVar("T")
 
-_step: ContextVar[str] = ContextVar("holdfast_step", default="")
+_plain: ContextVar[tuple[str, str] | None] = ContextVar("holdfast_plain", default=None)
+"""The place that durable calls are refused in, and why; None where they are not."""
+
+_WHY_NOT_IN_A_STEP: Final = (
+    "a step that has its result is not run again, so what it calls would be lost. Call it in the task's body, before "
+    "or after the step."
+)
 
 
 def scope_of(call: str) -> RunScope | None:
     """The scope of the run that `call` is made in; None outside a run.
 
-    Raises: InRunError inside a step, and in a thread, where nothing can be awaited.
+    Raises: InRunError inside a step, in some hooks, and in a thread, where nothing can be awaited.
     """
     scope = _scope.current()
     if scope is None:
         return None
-    step = _step.get()
-    if step:
-        raise InRunError(
-            f"{call} inside the step {step!r}: a step that has its result is not run again, so what it calls would be "
-            "lost. Call it in the task's body, before or after the step."
-        )
+    plain = _plain.get()
+    if plain is not None:
+        raise InRunError(f"{call} inside {plain[0]}: {plain[1]}")
     if asyncio._get_running_loop() is None:
         raise InRunError(
             f"{call} in a thread of a run cannot be awaited. In a `def` task use holdfast.sync, where the same names "
@@ -78,11 +81,21 @@ def timeout_of(value: Duration | None, name: str) -> DurationMessage | None:
     return None if value is None else durations.to_message(value, name)
 
 
-@contextmanager
-def inside_step(name: str) -> Iterator[None]:
+def inside_step(name: str) -> AbstractContextManager[None]:
     """Marks what runs here as the inside of a step."""
-    token = _step.set(name)
+    return inside_plain(f"the step {name!r}", _WHY_NOT_IN_A_STEP)
+
+
+@contextmanager
+def inside_plain(place: str, why: str) -> Iterator[None]:
+    """Durable calls that are made here are refused."""
+    token = _plain.set((place, why))
     try:
         yield
     finally:
-        _step.reset(token)
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether durable calls are refused here."""
+    return _plain.get() is not None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from holdfast import registry
+from holdfast._hooks import HookOptions
 from holdfast._task import Task
 from holdfast.context import AbortSignal, Context
 from holdfast.durations import Duration
 from holdfast.queues import Queue
-from holdfast.retry import Retry
+from holdfast.retry_policy import Retry
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -145,6 +146,7 @@ def task(
     timeout: Duration | None = None,
     ttl: Duration | None = None,
     max_recoveries: int | None = None,
+    **hooks: Unpack[HookOptions],
 ) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Register a function as a task: `@task`, or `@task(id="export-invoices", retry=Retry(max_attempts=5))`.
@@ -155,7 +157,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     `id` is unique in the namespace; by default the function's name. `retry` says how failed attempts are retried (3
     attempts by default), `queue` where runs wait (by default in a queue of the task's own), `max_duration` the longest
     executing time of one attempt, `timeout` the longest wall-clock time of the run, `ttl` how long a run may wait for
-    its first start, `max_recoveries` how often it is dispatched again when workers are lost (10 by default).
+    its first start, `max_recoveries` how often it is dispatched again when workers are lost (10 by default). The hooks,
+    `on_failure=...` and the like, are those of `HookOptions`; for all tasks there is `tasks.on_failure` and the like.
 
     Raises: TaskDefinitionError, DuplicateTaskError, InvalidDurationError.
     """

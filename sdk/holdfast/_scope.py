@@ -7,12 +7,14 @@ executor, a test harness) implements `RunScope` and binds it with `bind`. Outsid
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.v1.run_pb2 import Checkpoint
+from holdfast.v1.run_service_pb2 import LogRecord
 from holdfast.v1.worker_service_pb2 import CheckpointRecord, Limits, MetadataOperation, StepRecord
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class RunScope(abc.ABC):
     ctx: Context
     signal: AbortSignal
     limits: Limits
+    locals: dict[Any, Any]
+    """What code of this execution keeps for other code of it. Gone when the worker is."""
 
     @abc.abstractmethod
     def call(self, call: DurableCall) -> Awaitable[Checkpoint]:
@@ -59,6 +63,30 @@ class RunScope(abc.ABC):
         """Run `make()` on the executor's loop for a body that runs in a thread, and block that thread until it ends.
 
         It runs in a copy of the thread's context.
+        """
+
+    @abc.abstractmethod
+    def in_thread(self, call: Callable[[], T]) -> Coroutine[Any, Any, T]:
+        """Run `call()` in a thread of its own, in a copy of this context. Cancelling it waits for the thread's end."""
+
+    @abc.abstractmethod
+    def fork(self, name: str, *, shielded: bool = False) -> AbstractContextManager[None]:
+        """A branch of its own, below the current one, for what this task or thread does in the `with` block.
+
+        Its durable calls move none of the calls around it, and its records need not be asked for again: for hooks and
+        tries. `shielded` makes them work during a cancellation.
+        """
+
+    @abc.abstractmethod
+    def is_recorded(self, kind: int, name: str) -> bool:
+        """Whether an earlier execution recorded the next call without a key of this kind and name in this branch."""
+
+    @abc.abstractmethod
+    def log(self, record: LogRecord) -> bool:
+        """Add a line to the run's log; reported in the background. The scope fills in the attempt. Any thread may ask.
+
+        Returns False when an earlier execution has written it: a re-entered body repeats what it says until it comes to
+        new ground.
         """
 
     @abc.abstractmethod

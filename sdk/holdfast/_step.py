@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CodeType
 from typing import Any, Literal, TypeVar, overload
 
 from pydantic import TypeAdapter
@@ -20,7 +21,7 @@ from holdfast.durations import Duration
 from holdfast.errors import InvalidArgumentError, PayloadError, StepAbortedError, StepFailedError
 from holdfast.idempotency_keys import IdempotencyKey
 from holdfast.payloads import Codec
-from holdfast.retry import Retry
+from holdfast.retry_policy import Retry
 from holdfast.v1.payload_pb2 import TaskError
 from holdfast.v1.run_pb2 import CHECKPOINT_KIND_STEP, CHECKPOINT_STATUS_SUCCEEDED, Checkpoint
 from holdfast.v1.worker_service_pb2 import CheckpointRecord, StepRecord
@@ -88,7 +89,7 @@ def step(
     plan = _Step(
         name=name,
         call=functools.partial(function, *args, **kwargs),
-        is_async=_is_async(function),
+        is_async=is_async(function),
         codec=_codec(name, function),
         maximum=scope.limits.step_result_bytes or payloads.MAX_STEP_RESULT_BYTES,
         retry=retry or _ONE_TRY,
@@ -151,7 +152,7 @@ class _Step:
         with _calls.inside_step(self.name):
             try:
                 async with asyncio.timeout(seconds) as limit:
-                    return await (self.call() if self.is_async else _in_thread(self.call))
+                    return await (self.call() if self.is_async else in_thread(self.call))
             except TimeoutError as error:
                 if limit.expired():
                     raise _StepTimeoutError(f"it took longer than its timeout of {seconds:g} s") from error
@@ -182,10 +183,11 @@ class _StepTimeoutError(TimeoutError):
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}  # by return annotation: making one costs more than most steps
+_annotations: dict[CodeType, Any] = {}  # what a return annotation that is written as a name means
 _threads: ThreadPoolExecutor | None = None
 
 
-async def _in_thread(call: Callable[[], Any]) -> Any:
+async def in_thread(call: Callable[[], Any]) -> Any:
     global _threads
     if _threads is None:
         _threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="holdfast-step")
@@ -193,7 +195,7 @@ async def _in_thread(call: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(_threads, context.run, call)
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
@@ -202,8 +204,7 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _codec(name: str, function: Callable[..., Any]) -> Codec[Any]:
     while isinstance(function, functools.partial):
         function = function.func
-    hints = signature.resolve(function, None) or {}
-    annotation = hints.get("return", Any)
+    annotation = _return_annotation(function)
     if isinstance(annotation, TypeVar):
         annotation = Any
     try:
@@ -213,6 +214,21 @@ def _codec(name: str, function: Callable[..., Any]) -> Codec[Any]:
     if adapter is None:
         adapter = _adapters[annotation] = _checked_codec(name, annotation).adapter
     return Codec(annotation, f"result of step {name!r}", adapter)
+
+
+def _return_annotation(function: Callable[..., Any]) -> Any:
+    """What the function says it returns. Resolving a name costs more than most steps, so that is done once per piece of
+    code: a name means the same each time that a function is made of it."""
+    code = getattr(function, "__code__", None)
+    written = getattr(function, "__annotations__", {}).get("return", Any)
+    if isinstance(written, type):
+        return written
+    if code is None or not isinstance(written, str):
+        return (signature.resolve(function, None) or {}).get("return", Any)
+    found = _annotations.get(code)
+    if found is None:
+        found = _annotations[code] = (signature.resolve(function, None) or {}).get("return", Any)
+    return found
 
 
 def _checked_codec(name: str, annotation: Any) -> Codec[Any]:

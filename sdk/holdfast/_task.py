@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
-from holdfast import _scope, batch, durations, failures, payloads, registry, signature, triggering
+from holdfast import (
+    _hooks,
+    _lifecycle,
+    _scope,
+    batch,
+    durations,
+    failures,
+    payloads,
+    registry,
+    signature,
+    triggering,
+)
+from holdfast._hooks import HookOptions
+from holdfast._lifecycle import Lifecycle
 from holdfast._scope import RunScope
 from holdfast.batch import Item
 from holdfast.durations import Duration
@@ -23,7 +37,7 @@ from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult
 from holdfast.options import BatchOptions, BatchWaitOptions, TriggerOptions, WaitOptions
 from holdfast.payloads import Codec
 from holdfast.queues import Queue
-from holdfast.retry import Retry
+from holdfast.retry_policy import Retry
 from holdfast.signature import NO_PAYLOAD
 from holdfast.triggering import MISSING
 from holdfast.v1.payload_pb2 import Payload, TaskError
@@ -55,6 +69,7 @@ class Task(Generic[P, R]):
         ttl: Duration | None = None,
         max_recoveries: int | None = None,
         local_names: Mapping[str, Any] | None = None,
+        **hooks: Unpack[HookOptions],
     ) -> None:
         if not callable(function) or isinstance(function, type):
             raise TaskDefinitionError(f"@task: {function!r} is not a function.")
@@ -66,6 +81,7 @@ class Task(Generic[P, R]):
         self.timeout = _limit(timeout, self.id, "timeout")
         self.ttl = _limit(ttl, self.id, "ttl")
         self.max_recoveries = _checked_recoveries(self.id, max_recoveries)
+        self.hooks = _hooks.of_task(hooks, self.id)
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = signature.read(function, self.id)
         self._local_names = local_names
@@ -202,47 +218,45 @@ class Task(Generic[P, R]):
         return message
 
     async def execute(self, payload: Payload, scope: RunScope) -> Payload:
-        """Run an `async def` body to its end in the run of `scope`; returns the encoded output.
+        """Run the body to its end in the run of `scope`, without hooks; returns the encoded output.
 
         Raises: whatever the body raises; InvalidPayloadError, InvalidOutputError, TooLargeError.
         """
         token = _scope.bind(scope)
         try:
-            args, kwargs = self._arguments(payload, scope)
-            return self._output(await self.function(*args, **kwargs), scope)
+            return self.encode_output(await self.call(self.decode(payload), scope), scope)
         finally:
             _scope.unbind(token)
 
-    def execute_blocking(self, payload: Payload, scope: RunScope) -> Payload:
-        """Run a `def` body to its end in this thread, in the run of `scope`; returns the encoded output.
+    def lifecycle(self, payload: Payload, scope: RunScope) -> Lifecycle | None:
+        """The hooks around one execution, which then run the body; None when there are none."""
+        return _lifecycle.of(self, payload, scope)
 
-        Raises: as `execute`.
-        """
-        token = _scope.bind(scope)
-        try:
-            args, kwargs = self._arguments(payload, scope)
-            return self._output(self.function(*args, **kwargs), scope)
-        finally:
-            _scope.unbind(token)
-
-    def describe_error(self, error: BaseException) -> tuple[TaskError, timedelta | None]:
-        """A failure of the body as data, and the delay before the next attempt if the user's code decided one."""
-        return failures.describe(error, self.retry), None
-
-    def _arguments(self, payload: Payload, scope: RunScope) -> tuple[list[Any], dict[str, Any]]:
-        try:
-            value = self.payload_codec.decode_payload(payload)
-        except PayloadError as error:
-            raise InvalidPayloadError(str(error)) from error
+    async def call(self, value: Any, scope: RunScope) -> Any:
+        """Call the function with a decoded payload; a `def` one in a thread. Raises: whatever it raises."""
         args = [] if self.signature.payload is None else [value]
         kwargs: dict[str, Any] = {}
         if self.signature.wants_ctx:
             kwargs[signature.CTX] = scope.ctx
         if self.signature.wants_signal:
             kwargs[signature.SIGNAL] = scope.signal
-        return args, kwargs
+        if self.is_async:
+            return await self.function(*args, **kwargs)
+        return await scope.in_thread(functools.partial(self.function, *args, **kwargs))
 
-    def _output(self, value: R, scope: RunScope) -> Payload:
+    def describe_error(self, error: BaseException) -> TaskError:
+        """A failure of the body as data."""
+        return failures.describe(error, self.retry)
+
+    def decode(self, payload: Payload) -> Any:
+        """The payload as the function takes it. Raises: InvalidPayloadError."""
+        try:
+            return self.payload_codec.decode_payload(payload)
+        except PayloadError as error:
+            raise InvalidPayloadError(str(error)) from error
+
+    def encode_output(self, value: Any, scope: RunScope) -> Payload:
+        """What the function returned, encoded. Raises: InvalidOutputError, TooLargeError."""
         maximum = scope.limits.payload_bytes or payloads.MAX_PAYLOAD_BYTES
         try:
             return payloads.to_payload(self.output_codec.encode(value, "output", maximum))

@@ -41,6 +41,8 @@ class RunContext:
     max_attempts: int = 1
     is_replay: bool = False
     """Whether it replays another run."""
+    idempotency_key: tuple[str | int | bool, ...] = ()
+    """The parts of the key it was triggered with; empty when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Context:
     """W3C trace context of the trigger."""
 
     @classmethod
-    def of_start(cls, start: Start, version: str = "") -> Context:
+    def of_start(cls, start: Start) -> Context:
         """The context that a `Start` frame describes."""
         run_id = ids.to_text(ids.RUN, start.run_id)
         return cls(
@@ -99,11 +101,14 @@ class Context:
                 depth=start.depth,
                 max_attempts=start.max_attempts,
                 is_replay=start.is_replay,
+                idempotency_key=tuple(
+                    getattr(part, part.WhichOneof("part") or "text") for part in start.idempotency_key.parts
+                ),
             ),
             attempt=AttemptContext(start.attempt, start.recoveries),
             queue=QueueContext(start.queue, start.concurrency_key or None),
             batch=BatchContext(start.batch_id) if start.batch_id else None,
-            version=version,
+            version=start.version,
             is_reentry=start.is_reentry,
             trace_context=dict(start.trace_context),
         )

@@ -16,7 +16,7 @@ from holdfast.errors import (
     StepFailedError,
     TooLargeError,
 )
-from holdfast.retry import Retry, reasons
+from holdfast.retry_policy import Retry, reasons
 from holdfast.v1 import payload_pb2
 from holdfast.v1.payload_pb2 import TaskError
 

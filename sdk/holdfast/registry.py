@@ -19,7 +19,7 @@ def add(task: Task[Any, Any]) -> None:
     Raises: DuplicateTaskError, which names both places.
     """
     other = _tasks.get(task.id)
-    if other is not None and not _same(other.function, task.function):
+    if other is not None and not is_same(other.function, task.function):
         raise DuplicateTaskError(
             f"Task id {task.id!r} is claimed twice: by {place(other.function)} and by {place(task.function)}. "
             "Give one of them another id."
@@ -45,7 +45,8 @@ def place(function: Any) -> str:
     return repr(function)
 
 
-def _same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two functions are the same one, imported twice."""
     if one is other:
         return True
     if not (isinstance(one, FunctionType) and isinstance(other, FunctionType)):

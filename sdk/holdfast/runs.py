@@ -6,9 +6,9 @@ Inside a run these are plain requests, not durable calls: wrap them in a `step` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -24,7 +24,9 @@ from holdfast.v1 import run_service_pb2
 from holdfast.v1.run_service_pb2 import (
     CancelRunRequest,
     GetRunRequest,
+    ListRunLogsRequest,
     ListRunsRequest,
+    LogRecord,
     ReplayRunRequest,
     RescheduleRunRequest,
     WatchRunsRequest,
@@ -33,12 +35,15 @@ from holdfast.v1.run_service_pb2 import (
 __all__ = [
     "Attempt",
     "CheckpointView",
+    "LogLine",
+    "LogPage",
     "Run",
     "RunPage",
     "RunStatus",
     "cancel",
     "iterate",
     "list",
+    "logs",
     "replay",
     "reschedule",
     "retrieve",
@@ -61,6 +66,35 @@ class RunPage:
 
     def __len__(self) -> int:
         return len(self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a run's log."""
+
+    at: datetime
+    """When it was written, by the worker's clock."""
+    level: str
+    """debug, info, warning or error."""
+    message: str
+    fields: Mapping[str, Any]
+    attempt: int
+    """The attempt that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of a run's log, oldest line first."""
+
+    lines: tuple[LogLine, ...]
+    next_page_token: str
+    """Empty on the last page; otherwise the `page_token` of the next."""
+
+    def __iter__(self) -> Iterator[LogLine]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 async def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
@@ -122,6 +156,22 @@ async def iterate(**conditions: Any) -> AsyncIterator[Run]:
         if not page.next_page_token:
             return
         conditions["page_token"] = page.next_page_token
+
+
+async def logs(run: RunHandle[Any] | str, *, limit: int = 1000, page_token: str = "") -> LogPage:
+    """A page of the lines that a run logged, oldest first; at most `limit` (1 to 1,000).
+
+    Raises: NotFoundError, InvalidArgumentError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    request = ListRunLogsRequest(
+        namespace=asked.settings.namespace,
+        run_id=_id(run),
+        page_size=filters.page_size(limit),
+        page_token=page_token,
+    )
+    response = await asked.call(lambda endpoint: endpoint.runs.ListRunLogs, request)
+    return LogPage(tuple(_line(record) for record in response.records), response.next_page_token)
 
 
 async def cancel(run: RunHandle[Any] | str) -> Run:
@@ -209,6 +259,16 @@ async def subscribe(
             call.cancel()
         connection.fail_over(endpoint)
         await asyncio.sleep(pause)
+
+
+def _line(record: LogRecord) -> LogLine:
+    return LogLine(
+        at=record.at.ToDatetime(UTC),
+        level=record.level,
+        message=record.message,
+        fields=payloads.as_object(record.fields),
+        attempt=record.attempt,
+    )
 
 
 def _id(run: RunHandle[Any] | str) -> str:

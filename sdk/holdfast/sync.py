@@ -24,13 +24,15 @@ from contextlib import contextmanager
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from holdfast import _decorator as decorator
-from holdfast import _scope, context, idempotency_keys, metadata, tags
+from holdfast import _scope, context, idempotency_keys, locals, logger, metadata, tags
 from holdfast import _step as async_step
 from holdfast import batch as async_batch
 from holdfast import handles as async_handles
+from holdfast import retry as async_retry
 from holdfast import runs as async_runs
 from holdfast import tasks as async_tasks
 from holdfast import wait as async_wait
+from holdfast._hooks import HookOptions
 from holdfast._task import Task
 from holdfast.batch import Item
 from holdfast.client import Client, configure
@@ -39,7 +41,7 @@ from holdfast.durations import Duration
 from holdfast.errors import AbortTaskRunError, HoldfastError, InRunError
 from holdfast.options import BatchOptions, BatchWaitOptions, TriggerOptions, WaitOptions
 from holdfast.queues import Queue, queue
-from holdfast.retry import Retry
+from holdfast.retry_policy import Retry
 from holdfast.run import Run
 from holdfast.tokens import Token, TokenResult
 
@@ -55,8 +57,11 @@ __all__ = [
     "batch",
     "configure",
     "idempotency_keys",
+    "locals",
+    "logger",
     "metadata",
     "queue",
+    "retry",
     "runs",
     "shielded",
     "step",
@@ -260,6 +265,7 @@ def task(
     timeout: Duration | None = None,
     ttl: Duration | None = None,
     max_recoveries: int | None = None,
+    **hooks: Unpack[HookOptions],
 ) -> SyncTaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Register a `def` function as a task whose trigger methods block; arguments as of `holdfast.task`.
@@ -330,6 +336,13 @@ class wait:
         return block(lambda: async_wait.for_token(token, *output_type, **options))
 
 
+class retry:
+    """As `holdfast.retry`, blocking."""
+
+    on_throw = staticmethod(blocking(async_retry.on_throw))
+    fetch = staticmethod(blocking(async_retry.fetch))
+
+
 class runs:
     """As `holdfast.runs`, blocking."""
 
@@ -337,6 +350,11 @@ class runs:
     cancel = staticmethod(blocking(async_runs.cancel))
     reschedule = staticmethod(blocking(async_runs.reschedule))
     list = staticmethod(blocking(async_runs.list))
+
+    @staticmethod
+    def logs(run: RunHandle[Any] | str, **options: Any) -> async_runs.LogPage:
+        """As `holdfast.runs.logs`, blocking."""
+        return block(lambda: async_runs.logs(_name(run), **options))
 
     @staticmethod
     def replay(run: RunHandle[Any] | str, *payload: Any) -> RunHandle[Any]:

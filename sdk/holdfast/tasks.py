@@ -1,6 +1,12 @@
-"""Triggering by id, for callers that do not have the task's code.
+"""Triggering by id, for callers that do not have the task's code, and the hooks of all tasks.
 
 handle = await tasks.trigger("export-invoices", {"organization_id": "acme"})
+
+@tasks.on_failure
+async def tell(error, ctx): ...
+
+A hook is `async def`, or `def` and then run in a thread. It asks for what it wants by the names of its parameters:
+`payload`, `ctx`, `signal`, and what its event brings. See docs/hooks.md.
 """
 
 from __future__ import annotations
@@ -8,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Unpack
 
-from holdfast import payloads, triggering
+from holdfast import _hooks, payloads, triggering
+from holdfast._hooks import F
 from holdfast.batch import Item
 from holdfast.handles import RunHandle, RunResult
 from holdfast.options import TriggerOptions, WaitOptions
@@ -59,3 +66,84 @@ def trigger_and_wait(
 def item(task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]) -> Item[Any]:
     """One item for `batch.trigger`."""
     return Item(_Remote(task_id), payload, options)
+
+
+def on_start_attempt(hook: F, /) -> F:
+    """Call a function before the body of every task, at every entry. An error fails the attempt.
+
+    Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_start_attempt", hook, "tasks.on_start_attempt")
+    return hook
+
+
+def on_wait(hook: F, /) -> F:
+    """Call a function before a body is parked, because all of it waits.
+
+    Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_wait", hook, "tasks.on_wait")
+    return hook
+
+
+def on_resume(hook: F, /) -> F:
+    """Call a function before a parked body goes on.
+
+    Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_resume", hook, "tasks.on_resume")
+    return hook
+
+
+def on_success(hook: F, /) -> F:
+    """Call a function after a body has returned.
+
+    It may ask for `output`. Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_success", hook, "tasks.on_success")
+    return hook
+
+
+def on_failure(hook: F, /) -> F:
+    """Call a function after the last attempt of a run has failed, or one that is not tried again.
+
+    It may ask for `error`. Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_failure", hook, "tasks.on_failure")
+    return hook
+
+
+def on_complete(hook: F, /) -> F:
+    """Call a function at the very end of a run, with its result.
+
+    It may ask for `result`. Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_complete", hook, "tasks.on_complete")
+    return hook
+
+
+def on_cancel(hook: F, /) -> F:
+    """Call a function when a run is canceled while it executes; its durable calls are shielded.
+
+    Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("on_cancel", hook, "tasks.on_cancel")
+    return hook
+
+
+def catch_error(hook: F, /) -> F:
+    """Call a function after an attempt has failed: it may decide whether and when there is another.
+
+    It may ask for `error`. Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("catch_error", hook, "tasks.catch_error")
+    return hook
+
+
+def middleware(hook: F, /) -> F:
+    """Put an asynchronous context manager around every attempt, as an async generator that yields once.
+
+    It may ask for `result`. Raises: TaskDefinitionError.
+    """
+    _hooks.everywhere.add("middleware", hook, "tasks.middleware")
+    return hook

@@ -10,13 +10,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import Message
 
 from holdfast import _scope
 from holdfast._scope import DurableCall, RunScope
+from holdfast._task import Task
 from holdfast.errors import AbortTaskRunError, StepFailedError
 from holdfast.failures import describe, to_info
 from holdfast.v1 import payload_pb2 as payload
@@ -56,14 +56,14 @@ class PlainTask:
 
     async def execute(self, _: payload.Payload, scope: RunScope) -> payload.Payload:
         _scope.bind(scope)
-        return payload.Payload(data=json.dumps(await self.function()).encode())
+        value = await (self.function() if self.is_async else scope.in_thread(self.function))
+        return payload.Payload(data=json.dumps(value).encode())
 
-    def execute_blocking(self, _: payload.Payload, scope: RunScope) -> payload.Payload:
-        _scope.bind(scope)
-        return payload.Payload(data=json.dumps(self.function()).encode())
+    def lifecycle(self, _: payload.Payload, scope: RunScope) -> None:
+        return None
 
-    def describe_error(self, error: BaseException) -> tuple[payload.TaskError, timedelta | None]:
-        return describe(error), None
+    def describe_error(self, error: BaseException) -> payload.TaskError:
+        return describe(error)
 
 
 # -- durable calls, as thin as they get
@@ -128,7 +128,9 @@ async def _outcome(answer: Awaitable[run.Checkpoint]) -> Any:
 class Scheduler:
     """One run, executed by one executor after the other."""
 
-    def __init__(self, loop: GatedEventLoop, task: Callable[[], Any], *, autopilot: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, loop: GatedEventLoop, task: Callable[[], Any] | Task[Any, Any], *, autopilot: bool = True, seed: int = 0
+    ) -> None:
         self.loop = loop
         self.task = task
         self.autopilot = autopilot
@@ -178,7 +180,9 @@ class Scheduler:
         for body in list(self.executor.bodies.values()) if self.executor else ():
             body.abandon()
         self._inbox.clear()
-        self.executor = Executor(self.loop, {"task": PlainTask(self.task)}, self, 10**6)
+        self.executor = Executor(
+            self.loop, {"task": self.task if isinstance(self.task, Task) else PlainTask(self.task)}, self, 10**6
+        )
         self.fence += 1
         self.is_parked = False
         welcome = wire.Welcome(limits=wire.Limits(payload_bytes=1 << 20))

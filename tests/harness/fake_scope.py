@@ -7,9 +7,9 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from holdfast import _scope
 from holdfast._scope import DurableCall, RunScope
@@ -23,6 +23,7 @@ from holdfast.context import (
 )
 from holdfast.v1 import run_pb2
 from holdfast.v1.run_pb2 import Checkpoint
+from holdfast.v1.run_service_pb2 import LogRecord
 from holdfast.v1.worker_service_pb2 import Limits, MetadataOperation
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class FakeScope(RunScope):
         self.document: dict[str, object] = {}
         self.tags: list[str] = []
         self.shields = 0
+        self.locals: dict[Any, Any] = {}
+        self.logs: list[LogRecord] = []
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def call(self, call: DurableCall) -> Awaitable[Checkpoint]:
@@ -83,6 +86,19 @@ class FakeScope(RunScope):
         loop = self.loop
         loop.call_soon_threadsafe(lambda: loop.create_task(run(), context=context))
         return outcome.result()
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.to_thread(call)
+
+    def fork(self, name: str, *, shielded: bool = False) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_recorded(self, kind: int, name: str) -> bool:
+        return False
+
+    def log(self, record: LogRecord) -> bool:
+        self.logs.append(record)
+        return True
 
     def metadata_document(self) -> dict[str, object]:
         return self.document

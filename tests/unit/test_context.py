@@ -7,6 +7,7 @@ import pytest
 from holdfast import ids
 from holdfast.context import AbortSignal, Context
 from holdfast.errors import RunCanceledError
+from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart
 from holdfast.v1.worker_service_pb2 import Start
 
 
@@ -14,8 +15,8 @@ def test_a_context_says_what_a_start_says():
     run, parent = bytes(range(16)), bytes(range(1, 17))
     ctx = Context.of_start(
         Start(run_id=run, parent_run_id=parent, task_id="t", attempt=2, recoveries=1, queue="q", batch_id="batch_1",
-              created_at_us=1_000_000, tags=["a"], is_reentry=True, depth=1),
-        "v1",
+              created_at_us=1_000_000, tags=["a"], is_reentry=True, depth=1, version="v1", is_replay=True,
+              idempotency_key=IdempotencyKey(parts=[KeyPart(text="acme"), KeyPart(number=7)])),
     )  # fmt: skip
     assert ctx.run.id == ids.to_text(ids.RUN, run)
     assert ctx.run.parent_id == ids.to_text(ids.RUN, parent)
@@ -26,6 +27,8 @@ def test_a_context_says_what_a_start_says():
     assert ctx.batch.id == "batch_1"
     assert ctx.is_reentry
     assert ctx.version == "v1"
+    assert ctx.run.is_replay
+    assert ctx.run.idempotency_key == ("acme", 7)
     assert ctx.run.created_at.timestamp() == 1
 
 

@@ -101,7 +101,7 @@ async def test_a_body_gets_what_its_signature_asks_for():
     assert (await everything.execute(Payload(data=b'{"number": 7}'), scope)).data == b"7"
     assert seen == [scope.ctx, scope.signal]
     assert (await nothing.execute(Payload(), scope)).data == b"null"
-    assert only_ctx.execute_blocking(Payload(), scope).data == b'"a-task"'
+    assert (await only_ctx.execute(Payload(), scope)).data == b'"a-task"'
     assert not only_ctx.is_async
 
 
@@ -112,10 +112,9 @@ async def test_a_payload_that_does_not_fit_is_not_retried(data):
 
     with pytest.raises(InvalidPayloadError) as caught:
         await export.execute(Payload(data=data), FakeScope())
-    error, delay = export.describe_error(caught.value)
+    error = export.describe_error(caught.value)
     assert error.kind == payload_pb2.TASK_ERROR_KIND_INVALID_PAYLOAD
     assert not error.retryable
-    assert delay is None
 
 
 async def test_an_output_that_does_not_fit_is_not_retried():
@@ -125,7 +124,7 @@ async def test_an_output_that_does_not_fit_is_not_retried():
 
     with pytest.raises(InvalidOutputError) as caught:
         await export.execute(Payload(), FakeScope())
-    error, _ = export.describe_error(caught.value)
+    error = export.describe_error(caught.value)
     assert error.kind == payload_pb2.TASK_ERROR_KIND_INVALID_OUTPUT
     assert not error.retryable
 
@@ -135,7 +134,7 @@ def test_errors_as_data():
     async def export() -> None: ...
 
     def kind_of(error: BaseException) -> tuple[int, bool]:
-        described, _ = export.describe_error(error)
+        described = export.describe_error(error)
         return described.kind, described.retryable
 
     assert kind_of(ValueError("x")) == (payload_pb2.TASK_ERROR_KIND_USER, True)
@@ -159,7 +158,7 @@ def test_the_text_of_errors_is_made_storable():
         def __str__(self) -> str:
             return "nul \0 and \ud800" + "x" * 10_000
 
-    error, _ = export.describe_error(OddError())
+    error = export.describe_error(OddError())
     assert "\0" not in error.message
     assert len(error.message) == 4096
     assert error.type.endswith("OddError")
@@ -169,18 +168,18 @@ def test_the_text_of_errors_is_made_storable():
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert "cannot be shown" in export.describe_error(WorseError())[0].message
+    assert "cannot be shown" in export.describe_error(WorseError()).message
 
 
-def test_the_stack_begins_in_the_users_code():
+async def test_the_stack_begins_in_the_users_code():
     @task
     def export() -> None:
         raise ValueError("here")
 
     with pytest.raises(ValueError) as caught:
-        export.execute_blocking(Payload(), FakeScope())
+        await export.execute(Payload(), FakeScope())
     caught.value.__traceback__ = caught.value.__traceback__.tb_next  # from the SDK on, as a worker sees it
-    stack = export.describe_error(caught.value)[0].stack
+    stack = export.describe_error(caught.value).stack
     assert "_task.py" not in stack
     assert "test_task_decorator.py" in stack
 

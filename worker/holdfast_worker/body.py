@@ -5,6 +5,9 @@ parking, parked or abandoned the gate is closed and nothing of the body is stepp
 
 What a body has made while it ran to rest goes in one report. At rest, in this order: the end of the body; one answer;
 else a report, with Park when every task is blocked on waitpoints.
+
+An execution has two acts, a main line each: the body with what surrounds it, and, when its task has hooks for that,
+what comes after. The outcome is known then, and only a cancellation changes it.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ import concurrent.futures
 import contextvars
 import enum
 import functools
+import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from holdfast import ids
+from holdfast._lifecycle import Lifecycle
 from holdfast._scope import DurableCall, RunScope
 from holdfast.context import AbortSignal, Context
 from holdfast.errors import HoldfastError, InRunError, NonDeterminismError, RunCanceledError
+from holdfast.statuses import RunStatus
 from holdfast.v1.payload_pb2 import (
     TASK_ERROR_KIND_LIMIT_EXCEEDED,
     TASK_ERROR_KIND_TIMED_OUT,
@@ -32,6 +38,7 @@ from holdfast.v1.payload_pb2 import (
     TaskError,
 )
 from holdfast.v1.run_pb2 import CHECKPOINT_KIND_TOKEN_WAIT, Checkpoint
+from holdfast.v1.run_service_pb2 import LogRecord
 from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast.v1.worker_service_pb2 import (
     REFUSAL_REASON_CANCELING,
@@ -49,17 +56,25 @@ from holdfast.v1.worker_service_pb2 import (
 )
 from holdfast_worker import blocked
 from holdfast_worker.calls import Calls, Outgoing, current_step
+from holdfast_worker.clocks import ExecutingTime, Timers
 from holdfast_worker.gate import Gate, GatedEventLoop
 from holdfast_worker.metadata import FLUSH_SECONDS, Metadata
+from holdfast_worker.outbox import Outbox
 from holdfast_worker.replay import Branch, Entry, Replay
 
 T = TypeVar("T")
 
 REPLAY_PATIENCE_S: Final = 5.0
 """How long a record that is settled waits, at re-entry, for an earlier one that the body may still ask for."""
+AFTER_S: Final = 300.0
+"""Executing time of the hooks after the outcome; then they are cut off."""
+
+log = logging.getLogger(__name__)
 
 _call_site: contextvars.ContextVar[str] = contextvars.ContextVar("holdfast_call_site", default="")
 """Where a thread made the durable call that runs on the loop for it."""
+_thread: contextvars.ContextVar[asyncio.Future[Any] | None] = contextvars.ContextVar("holdfast_thread", default=None)
+"""The thread of a body that this code runs in."""
 
 
 class TaskLike(Protocol):
@@ -72,13 +87,13 @@ class TaskLike(Protocol):
         """What a worker announces of it."""
 
     def execute(self, payload: Payload, scope: RunScope) -> Coroutine[Any, Any, Payload]:
-        """Run an `async def` body."""
+        """Run the body; a `def` one in a thread of the scope."""
 
-    def execute_blocking(self, payload: Payload, scope: RunScope) -> Payload:
-        """Run a `def` body."""
+    def lifecycle(self, payload: Payload, scope: RunScope) -> Lifecycle | None:
+        """The hooks around this execution, which then run the body; None when there are none."""
 
-    def describe_error(self, error: BaseException) -> tuple[TaskError, timedelta | None]:
-        """A failure as data, and the delay before the next attempt if the user's code decided one."""
+    def describe_error(self, error: BaseException) -> TaskError:
+        """A failure as data."""
 
 
 class Host(Protocol):
@@ -108,11 +123,12 @@ class State(enum.Enum):
 class Sent:
     """A report on its way."""
 
-    __slots__ = ("fence", "is_final", "is_park", "number", "outgoing", "seen_settled")
+    __slots__ = ("fence", "is_final", "is_park", "number", "outgoing", "report", "seen_settled")
 
-    def __init__(self, fence: int, number: int, outgoing: Outgoing) -> None:
-        self.fence = fence
-        self.number = number
+    def __init__(self, report: Report, outgoing: Outgoing) -> None:
+        self.fence = report.fence
+        self.number = report.number
+        self.report = report
         self.outgoing = outgoing
         self.is_park = False
         self.is_final = False
@@ -138,35 +154,46 @@ class Body(RunScope):
         self._calls = Calls(
             host.loop, self._replay, self._interruption, last_seq=start.last_seq, settled_order=start.settled_order
         )
-        self._metadata = Metadata(start.metadata, start.metadata_marks)
-        self._tags: list[str] = []
+        self._outbox = Outbox(Metadata(start.metadata, start.metadata_marks))
+        self.locals: dict[Any, Any] = {}
         self._lock = threading.Lock()
         self._number = 0
-        self._main: asyncio.Task[Any] | None = None
+        self._context = contextvars.copy_context()
+        self._life: Lifecycle | None = None
+        self._main: asyncio.Task[None] | None = None
         self._is_over = False
+        """The main line of this act has ended."""
+        self._is_after = False
+        """The second act has begun: `_verdict` is known."""
+        self._verdict: Failed | None = None
         self._output: Payload | None = None
         self._error: BaseException | None = None
         self._doom: tuple[Failed, Callable[[], BaseException]] | None = None
         self._is_canceling = False
         self._is_out_of_time = False
+        self._on_cancel: asyncio.Task[None] | None = None
+        """The hook that runs beside the body while it is being canceled."""
+        self._pause: asyncio.Task[None] | None = None
+        """A hook that runs before the body is parked, or before it goes on."""
+        self._has_paused = False
         self._has_woken = False
-        self._blocked_threads = 0
-        self._time_left = _seconds(start) if start.HasField("max_duration") else None
-        self._time_since = 0.0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._threads: dict[asyncio.Future[Any], int] = {}
+        """The threads of the body, and how many durable calls each waits for."""
+        self._timers = Timers(self._loop)
+        limit = _seconds(start) if start.HasField("max_duration") else None
+        self._clock = ExecutingTime(self._loop, self._timers, "time", limit, self._run_out_of_time)
 
     # -- the executor's side
 
     def begin(self) -> None:
         """Run the body's first lines."""
-        context = contextvars.copy_context()
-        self.gate.own(context)
-        self._run_clock()
-        if self._task.is_async:
-            self._main = self.gate.start(self._run_async(), context)
-        else:
-            name = f"holdfast-{self._task.id}"
-            threading.Thread(target=context.run, args=(self._run_thread,), name=name, daemon=True).start()
+        self.gate.own(self._context)
+        self._clock.run()
+        self._life = self._task.lifecycle(self._start.payload, self)
+        self._main = self._begin(self._run())
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self.gate.start(coroutine, self._context.copy())
 
     def update(self, checkpoint: Checkpoint) -> None:
         """The scheduler settled a checkpoint. `arrange` follows, when the frame is read to its end."""
@@ -195,7 +222,8 @@ class Body(RunScope):
             return
         if refusal.reason == REFUSAL_REASON_CANCELING:
             self.cancel()
-            self._calls.refused(sent.outgoing, self._canceled_error())
+            self._calls.refused(sent.outgoing, self._canceled_error(), is_canceling=True)
+            self._outbox.take_back(sent.report.metadata, sent.report.add_tags, sent.report.logs)
         elif refusal.reason == REFUSAL_REASON_INVALID:
             error = TaskError(kind=TASK_ERROR_KIND_LIMIT_EXCEEDED, type="LimitExceeded", message=refusal.message)
             if sent.is_final:
@@ -212,12 +240,12 @@ class Body(RunScope):
             return False
         self.fence = fence
         self._number = 0
-        self._metadata.new_fence()
+        self._outbox.metadata.new_fence()
         for checkpoint in settled:
             self._calls.update(checkpoint)
         self._calls.arrange()
         self._continue()
-        if self._metadata.has_unsent:
+        if self._outbox.has_unsent:
             self._want_flush()
         return True
 
@@ -227,6 +255,8 @@ class Body(RunScope):
             return
         self._is_canceling = True
         self._interrupt("The run is being canceled.")
+        if self._life is not None and self._life.has_on_cancel:
+            self._on_cancel = self._begin(self._life.canceled())
 
     def abandon(self) -> None:
         """Never step the body again, and say nothing."""
@@ -234,7 +264,7 @@ class Body(RunScope):
             return
         has_left = self.state is State.ENDED
         self.state = State.ABANDONED
-        self._stop_timers()
+        self._timers.stop_all()
         self.gate.close()
         _graveyard.append(self)
         if not has_left:
@@ -283,8 +313,50 @@ class Body(RunScope):
         self._loop.call_neutral(self._enter_block, make, outcome, context)
         return outcome.result()
 
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        future: asyncio.Future[tuple[T | None, BaseException | None]] = self._loop.create_future()
+        self._threads[future] = 0
+        context = contextvars.copy_context()
+        context.run(_thread.set, future)
+        self.gate.belong(context)
+
+        def run() -> None:
+            value, failure = None, None
+            try:
+                value = call()
+            except BaseException as raised:
+                failure = raised
+            try:
+                self._loop.call_neutral(self._thread_over, future, value, failure)
+            except RuntimeError:
+                pass  # the loop is closed: the process is on its way out
+
+        threading.Thread(target=context.run, args=(run,), name=f"holdfast-{self._task.id}", daemon=True).start()
+        # A thread cannot be cancelled: whoever cancels us waits for its end.
+        cancelled: asyncio.CancelledError | None = None
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as raised:
+                cancelled = raised
+        del self._threads[future]
+        if cancelled is not None:
+            raise cancelled
+        value, error = future.result()
+        if error is not None:
+            raise error
+        return cast(T, value)
+
+    def fork(self, name: str, *, shielded: bool = False) -> AbstractContextManager[None]:
+        branch = self.gate.current_branch().named(name)
+        branch.shields += shielded
+        return self.gate.inside(branch)
+
+    def is_recorded(self, kind: int, name: str) -> bool:
+        return self._replay.is_recorded(self.gate.current_branch(), kind, name)
+
     def metadata_document(self) -> dict[str, object]:
-        return self._metadata.document
+        return self._outbox.metadata.document
 
     def metadata_operation(self, operation: MetadataOperation) -> None:
         branch = current_step.get() or self.gate.current_branch()
@@ -292,45 +364,41 @@ class Body(RunScope):
             branch.metadata_number += 1
             operation.branch = branch.name
             operation.number = branch.metadata_number
-        if self._metadata.apply(operation):
+        if self._outbox.metadata.apply(operation):
             self._want_flush()
 
     def add_tags(self, tags: Sequence[str]) -> None:
-        with self._lock:
-            self._tags.extend(tags)
+        self._outbox.add_tags(tags)
         self._want_flush()
+
+    def log(self, record: LogRecord) -> bool:
+        # A step that has its result is not run again: what one says is new.
+        if current_step.get() is None and self._replay.repeats(self.gate.current_branch()):
+            return False
+        record.attempt = self._start.attempt
+        self._outbox.add_log(record)
+        self._want_flush()
+        return True
 
     def shield(self, entering: bool) -> None:
         self.gate.current_branch().shields += 1 if entering else -1
 
     # -- running
 
-    async def _run_async(self) -> None:
+    async def _run(self) -> None:
         # Every exception ends here, SystemExit too: raised in a task it would end the loop with all its bodies.
         try:
-            self._output = await self._task.execute(self._start.payload, self)
+            if self._life is None:
+                self._output = await self._task.execute(self._start.payload, self)
+            else:
+                self._output = await self._life.attempt()
         except BaseException as error:
             self._error = error
         self._is_over = True
 
-    def _run_thread(self) -> None:
-        output, error = None, None
-        try:
-            output = self._task.execute_blocking(self._start.payload, self)
-        except BaseException as raised:
-            error = raised
-        try:
-            self._loop.call_neutral(self._thread_over, output, error)
-        except RuntimeError:
-            pass  # the loop is closed: the process is on its way out
-
-    def _thread_over(self, output: Payload | None, error: BaseException | None) -> None:
-        if self.state is State.ABANDONED:
-            return
-        self._output, self._error = output, error
-        self._is_over = True
-        self._on_knock()  # a thread that nobody knew of may have ended the body while it was parked
-        self._loop.look_at(self.gate)
+    def _thread_over(self, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+        if self.state is not State.ABANDONED:
+            future.set_result((value, error))
 
     def _enter_block(
         self,
@@ -340,18 +408,28 @@ class Body(RunScope):
     ) -> None:
         if self.state is State.ABANDONED:
             return  # the thread waits for ever
-        self._blocked_threads += 1
-        self.gate.start(self._block(make, outcome), context)
+        thread = context.get(_thread)
+        if thread in self._threads:
+            self._threads[thread] += 1
+        self.gate.start(self._block(make, outcome, thread), context)
 
-    async def _block(self, make: Callable[[], Awaitable[T]], outcome: concurrent.futures.Future[T]) -> None:
+    async def _block(
+        self,
+        make: Callable[[], Awaitable[T]],
+        outcome: concurrent.futures.Future[T],
+        thread: asyncio.Future[Any] | None,
+    ) -> None:
+        result, failure = None, None
         try:
             result = await make()
         except BaseException as error:
-            self._blocked_threads -= 1
-            outcome.set_exception(error)
+            failure = error
+        if thread in self._threads:
+            self._threads[thread] -= 1
+        if failure is not None:
+            outcome.set_exception(failure)
         else:
-            self._blocked_threads -= 1
-            outcome.set_result(result)
+            outcome.set_result(cast(T, result))
 
     # -- at rest
 
@@ -362,28 +440,42 @@ class Body(RunScope):
         if self._is_over and self._close():
             return
         calls = self._calls
-        if calls.answer_next(self._cannot_ask_for):
-            self._stop_timer("patience")
+        if self._pause is not None:
+            if not self._pause.done():
+                if calls.outgoing:
+                    self._post()
+                return
+            self._pause = None
+        if self._has_paused and calls.order.has_next:
+            self._go_on()
+        elif calls.answer_next(self._cannot_ask_for):
+            self._timers.stop("patience")
         elif calls.order.has_next:
-            self._set_timer("patience", REPLAY_PATIENCE_S, self._lose_patience)
+            self._timers.set("patience", REPLAY_PATIENCE_S, self._lose_patience)
         elif calls.waiting and self._may_park():
-            self._park()
-            return
+            if self._has_paused or self._life is None or not self._life.has_on_wait:
+                self._park()
+                return
+            self._has_paused = True
+            self._pause = self._begin(self._life.waits())
         if calls.outgoing:
             self._post()
 
     def _is_blocked(self) -> bool:
         """Whether nothing of the body moves before a durable call is answered."""
-        if self._main is None and not self._blocked_threads:
+        if self.gate.ready:
             return False
-        return not self.gate.ready and blocked.is_blocked(self.gate.tasks, self._calls.waiting)
+        durable: Collection[asyncio.Future[Any]] = self._calls.waiting
+        if self._threads:
+            durable = {*durable, *(thread for thread, calls in self._threads.items() if calls)}
+        return blocked.is_blocked(self.gate.tasks, durable)
 
     def _cannot_ask_for(self, entry: Entry) -> bool:
         """Whether the body does not ask for this record before another one answers."""
         return not (entry.is_abandoned and self.gate.timers) and self._is_blocked()
 
     def _may_park(self) -> bool:
-        if self._is_canceling or self._is_out_of_time or self._doom is not None or self._is_over:
+        if self._is_canceling or self._is_over or "grace" in self._timers:
             return False
         if self._calls.is_at_waitpoint():
             return self._is_blocked()
@@ -402,7 +494,7 @@ class Body(RunScope):
         self.gate.close()
         self.state = State.PARKING
         self._has_woken = False
-        self._stop_clock()
+        self._clock.stop()
         self._post(park=Park(seen_settled=self._calls.seen_settled))
 
     def _on_knock(self) -> None:
@@ -412,8 +504,16 @@ class Body(RunScope):
 
     def _continue(self) -> None:
         self.state = State.RUNNING
-        self._run_clock()
+        self._clock.run()
+        if self._has_paused:
+            self._go_on()
         self.gate.open()
+
+    def _go_on(self) -> None:
+        """A body that has heard of its wait hears of its end before it gets its answer."""
+        self._has_paused = False
+        if self._life is not None:
+            self._pause = self._begin(self._life.goes_on())
 
     def _lose_patience(self) -> None:
         self._calls.order.give_up()
@@ -423,22 +523,65 @@ class Body(RunScope):
 
     def _close(self) -> bool:
         """The main line is over. As in `asyncio.run`, tasks that it left behind are cancelled, and end first."""
-        left = [task for task in self.gate.tasks if not task.done()]
-        if not left:
-            self._end()
-            return True
-        if not self._calls.is_closing:
-            self._calls.is_closing = True
-            for task in left:
-                task.cancel()
-            self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
-        return False
+        left = [task for task in self.gate.tasks if not task.done() and task is not self._on_cancel]
+        if left:
+            if not self._calls.is_closing:
+                self._calls.is_closing = True
+                for task in left:
+                    task.cancel()
+                self._timers.set("grace", self._host.cancel_grace_s, self._cut_off)
+            return False
+        if self._on_cancel is not None and not self._on_cancel.done():
+            return False
+        if not self._is_after and self._life is not None and self._life.has_after:
+            self._begin_after(self._life)
+            return False
+        self._end()
+        return True
+
+    def _begin_after(self, life: Lifecycle) -> None:
+        is_interrupted = self._is_canceling or self._is_out_of_time or self._doom is not None
+        self._verdict, error = self._judge()
+        self._is_after = True
+        self._is_over = False
+        self._calls.is_closing = False
+        if not is_interrupted:
+            self._timers.stop("grace")
+        self._clock.stop()
+        self._clock = ExecutingTime(self._loop, self._timers, "after", AFTER_S, self._cut_off)
+        self._clock.run()
+        self._main = self._begin(self._run_after(life, error, is_interrupted))
+
+    async def _run_after(self, life: Lifecycle, error: BaseException | None, is_interrupted: bool) -> None:
+        try:
+            if self._is_canceling:
+                await life.ended(RunStatus.CANCELED, None, self._canceled_error())
+                return
+            failed = self._verdict
+            if failed is None:
+                await life.ended(RunStatus.COMPLETED, None, None)
+                return
+            if not is_interrupted and error is not None:
+                described, delay = await life.judge(error, failed.error)
+                failed = Failed(error=described)
+                if delay is not None:
+                    failed.retry_delay.FromTimedelta(delay)
+                self._verdict = failed
+            if not failed.error.retryable or self._start.attempt >= self._start.max_attempts:
+                status = RunStatus.TIMED_OUT if failed.error.kind == TASK_ERROR_KIND_TIMED_OUT else RunStatus.FAILED
+                await life.ended(status, failed.error, error)
+        except BaseException as raised:  # what hooks raise does not come here
+            log.error("event=after_failed run=%s error=%r", self.run_text, raised)
+        finally:
+            self._is_over = True
 
     def _interruption(self, branch: Branch) -> BaseException | None:
-        if self._doom is not None:
-            return self._doom[1]()
         if self._is_canceling:
             return None if branch.shields else self._canceled_error()
+        if self._is_after:
+            return None
+        if self._doom is not None:
+            return self._doom[1]()
         if self._is_out_of_time:
             return self._canceled_error()
         return None
@@ -450,24 +593,23 @@ class Body(RunScope):
         """Tell the body to come to its end, and cut it off when it does not."""
         if self.state in (State.PARKING, State.PARKED):
             self._continue()
-        self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
-        self._stop_timer("patience")
+        self._timers.set("grace", self._host.cancel_grace_s, self._cut_off)
+        self._timers.stop("patience")
         self.signal.fire(reason)
         self._calls.interrupt()
 
     def _fail_by(self, error: NonDeterminismError) -> None:
-        described, _ = self._task.describe_error(error)
-        self._fail(Failed(error=described), lambda: NonDeterminismError(str(error)))
+        self._fail(Failed(error=self._task.describe_error(error)), lambda: NonDeterminismError(str(error)))
 
     def _fail(self, failed: Failed, make_error: Callable[[], BaseException]) -> None:
         """The attempt fails, whatever the body does about the exception that its durable calls raise from now on."""
         if self._doom is None:
             self._doom = failed, make_error
-            self._set_timer("grace", self._host.cancel_grace_s, self._cut_off)
+            self._timers.set("grace", self._host.cancel_grace_s, self._cut_off)
             self._calls.interrupt()
 
     def _run_out_of_time(self) -> None:
-        if self._is_canceling or self._is_out_of_time:
+        if self._is_canceling or self._is_out_of_time or self._is_after:
             return
         self._is_out_of_time = True
         self._calls.is_closing = True
@@ -483,11 +625,11 @@ class Body(RunScope):
         self.abandon()
 
     def _end(self) -> None:
-        self._stop_timers()
+        self._timers.stop_all()
         if self._is_canceling:
             self._post(canceled=Canceled())
         else:
-            failed = self._failure()
+            failed = self._verdict if self._is_after else self._judge()[0]
             if failed is not None:
                 self._post(failed=failed)
             else:
@@ -495,12 +637,14 @@ class Body(RunScope):
         self.state = State.ENDED
         self._host.has_left(self)
 
-    def _failure(self) -> Failed | None:
+    def _judge(self) -> tuple[Failed | None, BaseException | None]:
+        """How the attempt failed, as data and as an exception; (None, None) when it did not."""
         if self._doom is not None:
-            return self._doom[0]
+            return self._doom[0], self._doom[1]()
         if self._is_out_of_time:
             message = "The attempt executed longer than its max_duration allows."
-            return Failed(error=TaskError(kind=TASK_ERROR_KIND_TIMED_OUT, type="TimedOut", message=message))
+            timed_out = TaskError(kind=TASK_ERROR_KIND_TIMED_OUT, type="TimedOut", message=message)
+            return Failed(error=timed_out), TimeoutError(message)
         error = self._error
         if error is None and self._replay.has_uncalled:
             try:
@@ -508,12 +652,8 @@ class Body(RunScope):
             except NonDeterminismError as raised:
                 error = raised
         if error is None:
-            return None
-        described, delay = self._task.describe_error(error)
-        failed = Failed(error=described)
-        if delay is not None:
-            failed.retry_delay.FromTimedelta(delay)
-        return failed
+            return None, None
+        return Failed(error=self._task.describe_error(error)), error
 
     # -- reports
 
@@ -523,7 +663,7 @@ class Body(RunScope):
         is_final = bool(transition) and not ("park" in transition or "wake" in transition)
         self._number += 1
         report = Report(run_id=self.run_id, fence=self.fence, number=self._number, **transition)
-        sent = Sent(self.fence, self._number, outgoing)
+        sent = Sent(report, outgoing)
         sent.is_final = is_final
         if "park" in transition:
             sent.is_park = True
@@ -532,13 +672,7 @@ class Body(RunScope):
             report.records.extend(record for _, record in outgoing.records)
         if outgoing.abandoned:
             report.abandoned_seqs.extend(outgoing.abandoned)
-        operations = self._metadata.take(is_committing=is_final or bool(outgoing.records))
-        if operations:
-            report.metadata.extend(operations)
-        if self._tags:
-            with self._lock:
-                tags, self._tags = self._tags, []
-            report.add_tags.extend(tags)
+        self._outbox.fill(report, is_committing=is_final or bool(outgoing.records))
         self._host.post(self, report, sent)
 
     def _want_flush(self) -> None:
@@ -548,42 +682,13 @@ class Body(RunScope):
             self._loop.call_neutral(self._arm_flush)
 
     def _arm_flush(self) -> None:
-        if "flush" not in self._timers and self.state not in (State.ENDED, State.ABANDONED):
-            self._set_timer("flush", FLUSH_SECONDS, self._flush)
+        if self.state not in (State.ENDED, State.ABANDONED):
+            self._timers.set("flush", FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         # A parked body's operations wait for the Resume: its fence is about to end.
-        if self.state is State.RUNNING and (self._metadata.has_unsent or self._tags):
+        if self.state is State.RUNNING and self._outbox.has_unsent:
             self._post()
-
-    # -- clocks
-
-    def _run_clock(self) -> None:
-        if self._time_left is not None:
-            self._time_since = self._loop.time()
-            self._set_timer("time", max(self._time_left, 0.0), self._run_out_of_time)
-
-    def _stop_clock(self) -> None:
-        if self._time_left is not None:
-            self._time_left -= self._loop.time() - self._time_since
-            self._stop_timer("time")
-
-    def _set_timer(self, name: str, delay: float, callback: Callable[[], None]) -> None:
-        if name not in self._timers:
-            self._timers[name] = self._loop.call_later_neutral(delay, self._fire, name, callback)
-
-    def _fire(self, name: str, callback: Callable[[], None]) -> None:
-        del self._timers[name]
-        callback()
-
-    def _stop_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _stop_timers(self) -> None:
-        for name in list(self._timers):
-            self._stop_timer(name)
 
     @property
     def run_text(self) -> str:

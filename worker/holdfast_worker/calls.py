@@ -87,7 +87,7 @@ class Calls:
             entry.is_made = True
             if call.perform is not None:
                 call.record.step.CopyFrom(await self._perform(call, call.perform, entry, branch))
-            self._make(entry, call.record)
+            self._make(entry, call.record, branch)
             self._raise_interruption(branch)
         return await self._answer(entry, branch)
 
@@ -113,7 +113,7 @@ class Calls:
                     message="The body cancelled the step while it ran.",
                 )
                 call.record.step.CopyFrom(StepRecord(error=outcome))
-                self._make(entry, call.record)
+                self._make(entry, call.record, branch)
                 entry.is_asked = True
                 await self._leave(entry, branch)
             # Whoever joined the call by its key would wait for a record that never comes.
@@ -123,7 +123,12 @@ class Calls:
         finally:
             current_step.reset(token)
 
-    def _make(self, entry: Entry, record: CheckpointRecord) -> None:
+    def _make(self, entry: Entry, record: CheckpointRecord, branch: Branch) -> None:
+        if branch.shields:
+            record.shielded = True
+        self._report(entry, record)
+
+    def _report(self, entry: Entry, record: CheckpointRecord) -> None:
         self._last_seq += 1
         entry.seq = record.seq = self._last_seq
         record.identity = entry.identity
@@ -230,10 +235,19 @@ class Calls:
         """Whether the scheduler has told how the call ended."""
         return bool(entry.order) or any(update.seq == entry.seq for update in self._updates)
 
-    def refused(self, outgoing: Outgoing, error: BaseException) -> None:
-        """A report changed nothing: the calls whose records it carried raise `error`."""
-        entries = {entry for entry, _ in outgoing.records}
+    def refused(self, outgoing: Outgoing, error: BaseException, *, is_canceling: bool = False) -> None:
+        """A report changed nothing: the calls whose records it carried raise `error`. Shielded ones that were refused
+        for the sake of others beside them are reported again."""
+        entries = {entry for entry, record in outgoing.records if not record.shielded}
+        if is_canceling and entries:
+            again = [(entry, record) for entry, record in outgoing.records if record.shielded]
+        else:
+            entries, again = {entry for entry, _ in outgoing.records}, []
         self._unacknowledged -= sum(not entry.is_waitpoint for entry in entries) + len(outgoing.abandoned)
+        for entry, record in again:
+            self._unacknowledged -= not entry.is_waitpoint
+            del self._by_seq[entry.seq]
+            self._report(entry, record)
         for future, (entry, _) in list(self.waiting.items()):
             if entry in entries and not future.done():
                 future.set_exception(error)

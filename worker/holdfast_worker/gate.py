@@ -14,10 +14,11 @@ not even `GeneratorExit` in its `finally` blocks, because everything stays refer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from holdfast_worker.replay import Branch
@@ -29,6 +30,8 @@ SPIN_TURNS: Final = 1000
 polls with `sleep(0)` still gets its answers and sends its reports."""
 
 _gate: contextvars.ContextVar[Gate | None] = contextvars.ContextVar("holdfast_gate", default=None)
+_branch: contextvars.ContextVar[Branch | None] = contextvars.ContextVar("holdfast_branch", default=None)
+"""The branch of code that runs in a thread of the body, where no task tells."""
 
 
 class Gate:
@@ -107,27 +110,53 @@ class Gate:
             self.loop.look_at(self)
 
     def current_branch(self) -> Branch:
-        """The branch of the code that runs now; the root outside tasks (in callbacks and threads)."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # another thread
-            return self.root
-        if task is None or task.get_loop() is not self.loop:
-            return self.root
+        """The branch of the code that runs now. In a thread it is that of the code which started the thread, as far as
+        its context tells; else, and in callbacks, the root."""
+        task = self._current_task()
+        if task is None:
+            return _branch.get() or self.root
         branch = self.tasks.get(task)
         if branch is None:
             # A task that runs eagerly runs before `create_task` has it.
             branch = self.tasks[task] = self.starting or self.root
         return branch
 
+    def _current_task(self) -> asyncio.Task[Any] | None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # another thread
+            return None
+        return task if task is not None and task.get_loop() is self.loop else None
+
+    @contextlib.contextmanager
+    def inside(self, branch: Branch) -> Iterator[None]:
+        """What the current task, or thread, does in the `with` block belongs to `branch`."""
+        task = self._current_task()
+        outer = None if task is None else self.tasks.get(task)
+        if task is not None and outer is not None:
+            self.tasks[task] = branch
+        token = _branch.set(branch)
+        try:
+            yield
+        finally:
+            _branch.reset(token)
+            if task is not None and outer is not None:
+                self.tasks[task] = outer
+
+    def belong(self, context: contextvars.Context) -> None:
+        """Make what runs in `context`, in a thread, belong to the current branch."""
+        context.run(_branch.set, self.current_branch())
+
     def own(self, context: contextvars.Context) -> None:
         """Make what runs in `context` belong to the body."""
         context.run(_gate.set, self)
 
     def start(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> asyncio.Task[Any]:
-        """Run `coroutine` in `context`, which the body owns, as its main line or a part of it: in the root branch."""
+        """Run `coroutine` in `context`, which the body owns, as its main line or a part of it: in the root branch, or
+        that of the thread which the context is of."""
         task = asyncio.SelectorEventLoop.create_task(self.loop, coroutine, context=context)
-        self.tasks[task] = self.root
+        branch: Branch | None = context.get(_branch)
+        self.tasks[task] = branch or self.root
         return task
 
     def prune(self) -> None:

@@ -46,7 +46,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -94,7 +94,7 @@ Match = tuple[str, str, str, int]
 class Branch:
     """One line of control of a body: the body itself, or a task that it made. Named by order of creation."""
 
-    __slots__ = ("calls", "children", "metadata_number", "name", "occurrences", "shields")
+    __slots__ = ("calls", "children", "is_on_new_ground", "metadata_number", "name", "occurrences", "shields")
 
     def __init__(self, name: str = ROOT_BRANCH) -> None:
         self.name = name
@@ -106,13 +106,26 @@ class Branch:
         """Metadata operations made."""
         self.shields = 0
         """`shielded()` blocks entered and not left."""
+        self.is_on_new_ground = False
+        """It made a call without a record."""
         self.occurrences: dict[tuple[str, str], int] = {}
-        """Calls made, by kind and name."""
+        """Calls and named branches made, by kind and name."""
 
     def fork(self) -> Branch:
         """The next branch made by this one."""
         child = Branch(f"{self.name}.{self.children}")
         self.children += 1
+        return self._inherit(child)
+
+    def named(self, name: str) -> Branch:
+        """A branch for a part of this one that comes and goes as a whole: a hook, a try. It moves no other branch, and
+        may leave records behind that nobody asks for again."""
+        name = name.replace(":", "_")
+        return self._inherit(Branch(f"{self.name}/{name}#{self.occurrence('/', name)}"))
+
+    def _inherit(self, child: Branch) -> Branch:
+        child.shields = self.shields
+        child.is_on_new_ground = self.is_on_new_ground
         return child
 
     def occurrence(self, kind: str, name: str) -> int:
@@ -196,6 +209,8 @@ class Replay:
         """Every record, in order of creation."""
         places: dict[str, list[Entry]] = {}
         self._uncalled = 0
+        self._uncalled_in: Counter[str] = Counter()
+        """By branch, the records of this attempt that were not asked for yet; the keyed ones under ""."""
         for checkpoint in sorted(checkpoints, key=lambda checkpoint: checkpoint.seq):
             entry, match = _load(checkpoint)
             self._entries[match] = entry
@@ -203,6 +218,8 @@ class Replay:
             if entry.ordinal >= 0 and entry.attempt == attempt:
                 places.setdefault(match[0], []).append(entry)
                 self._uncalled += 1
+            if entry.attempt == attempt:
+                self._uncalled_in[match[0]] += 1
         # seqs start at 1; what is missing below a record failed for the time being, or was abandoned, in an attempt
         # before this one.
         self._first_gap = 1
@@ -248,7 +265,7 @@ class Replay:
                 identity = f"{branch.name}:{word}:{occurrence}@{ordinal}:{known_as}"
                 entry = Entry(identity, kind, name, fingerprint, location, ordinal)
                 self._check_new_ground(branch, entry)
-                entry.is_called = True
+                entry.is_called = branch.is_on_new_ground = True
                 self._entries[match] = entry
                 return entry
             if not self._is_passed_over(found, location):
@@ -258,7 +275,25 @@ class Replay:
         found.is_called = True
         if found.attempt == self._attempt:
             self._uncalled -= 1
+            self._uncalled_in[branch.name] -= 1
         return found
+
+    def is_recorded(self, branch: Branch, kind: int, name: str) -> bool:
+        """Whether there is a record for the next un-keyed call of `branch` with this kind and name."""
+        word, known_as = KIND_WORDS[kind], "" if kind == CHECKPOINT_KIND_WAIT else name
+        return (branch.name, word, known_as, branch.occurrences.get((word, known_as), 0)) in self._entries
+
+    def repeats(self, branch: Branch) -> bool:
+        """Whether what `branch` does now it did in an earlier execution of this attempt: it has not come to new ground,
+        and records of it, of a branch above it, or keyed ones, which have no branch, were not asked for yet."""
+        if branch.is_on_new_ground:
+            return False
+        name = branch.name
+        while not self._uncalled_in[name]:
+            if not name:
+                return False
+            name = name[: max(name.rfind("."), name.rfind("/"), 0)]
+        return True
 
     def _take_keyed(self, word: str, kind: int, name: str, location: str, key: bytes, branch: Branch) -> Entry:
         digest = hashlib.sha256(key).hexdigest()
@@ -268,10 +303,12 @@ class Replay:
             if found is None:
                 entry = Entry(f"key:{word}:{generation}:{digest}", kind, name, b"", location, -1)
                 self._check_new_ground(branch, entry)
-                entry.is_called = True
+                entry.is_called = branch.is_on_new_ground = True
                 self._entries["", word, digest, generation] = entry
                 return entry
             if not found.is_left:
+                if not found.is_called and found.attempt == self._attempt:
+                    self._uncalled_in[""] -= 1
                 found.is_called = True
                 return found
             # The body cancelled the call with this key and asks again: that is another record.
@@ -332,7 +369,7 @@ class Replay:
             return
         for branch, places in self._places.items():
             left = next((entry for entry in places if not entry.is_called), None)
-            if left is None:
+            if left is None or "/" in branch:  # a named branch
                 continue
             name = branch
             while name not in returned and "." in name:

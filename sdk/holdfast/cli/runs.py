@@ -167,6 +167,32 @@ def cancel(
     return exit_codes.DONE
 
 
+@app.command("logs")
+def logs(
+    run_id: RunId,
+    as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+) -> int:
+    """Print what a run has logged so far, oldest line first."""
+
+    async def ask() -> None:
+        token = ""
+        while True:
+            page = await runs.logs(run_id, page_token=token)
+            for line in page:
+                if as_json:
+                    show.print_json(show.log_document(line))
+                else:
+                    print(show.log_text(line))
+            token = page.next_page_token
+            if not token:
+                return
+
+    _talk(address, namespace, ask)
+    return exit_codes.DONE
+
+
 @app.command("watch")
 def watch(
     run_id: RunId,

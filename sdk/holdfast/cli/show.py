@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.run import Run
+from holdfast.runs import LogLine
 
 STYLES: Final = {
     "COMPLETED": "green",
@@ -36,6 +37,17 @@ def run_document(run: Run, *, full: bool = False) -> dict[str, Any]:
         for name in ONLY_IN_FULL:
             del document[name]
     return document
+
+
+def log_document(line: LogLine) -> dict[str, Any]:
+    """A line of a run's log as one JSON object."""
+    return dataclasses.asdict(line)
+
+
+def log_text(line: LogLine) -> str:
+    """A line of a run's log, for people."""
+    fields = "".join(f" {name}={value!r}" for name, value in line.fields.items())
+    return f"{line.at.astimezone():%H:%M:%S}  {line.level:<7}  {line.message}{fields}"
 
 
 def print_json(document: Any) -> None:

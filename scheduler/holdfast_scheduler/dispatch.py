@@ -180,7 +180,7 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
 
 def inputs_of_row(row: tuple[object, ...]) -> Inputs:
     """Inputs from a row of `store.load_inputs`."""
-    run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, _options, trace, replay = (
+    run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, options, trace, replay = (
         row
     )
     return Inputs(
@@ -194,6 +194,7 @@ def inputs_of_row(row: tuple[object, ...]) -> Inputs:
         depth=depth,  # type: ignore[arg-type]
         created_at=created_at,  # type: ignore[arg-type]
         is_replay=bool(replay),
+        options=options,  # type: ignore[arg-type]
     )
 
 

@@ -171,6 +171,7 @@ class Inputs:
     depth: int
     created_at: int
     is_replay: bool
+    options: bytes | None = None
 
 
 @dataclass(slots=True, eq=False)

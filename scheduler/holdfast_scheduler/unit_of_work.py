@@ -390,6 +390,7 @@ class UnitOfWork:
             depth=new.depth,
             created_at=self.now,
             is_replay=new.is_replay,
+            options=new.options or None,
         )
 
     # --- writing -----------------------------------------------------------------------------------------------------

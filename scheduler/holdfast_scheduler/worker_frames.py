@@ -220,7 +220,10 @@ def start(order: m.Order, start_seq: int) -> w.Start:
     if order.marks:
         for branch, number in json.loads(order.marks).items():
             message.metadata_marks.add(branch=branch, number=number)
-    if order.max_duration_us is not None:
+    options = run_pb2.TriggerOptions.FromString(inputs.options) if inputs.options else None
+    if options is not None and options.HasField("max_duration"):
+        message.max_duration.CopyFrom(options.max_duration)
+    elif order.max_duration_us is not None:
         message.max_duration.CopyFrom(duration(order.max_duration_us / 1e6))
     return message
 

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from harness.store_driver import Driver, batch, broken_invariants, child, key, new, token_wait
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler import store
+from holdfast_scheduler.database import ConflictError, PostgresDatabase
 
 SECONDS = 2.5
 """How long each race is repeated."""
@@ -234,3 +238,36 @@ def test_a_session_that_renews_while_another_replica_expires_it_keeps_its_runs(t
     run_id = two[0].trigger().run_id
     assert two[1].one(m.EndSession(two[1].namespace, worker.session, True, "silent")) is False
     assert two[0].status(run_id) == "EXECUTING"
+
+
+def test_an_event_that_another_replica_is_taking_up_is_not_taken_again(two: tuple[Driver, Driver]) -> None:
+    with two[0].transaction() as tx:
+        store.insert_pending_events(tx, [(two[0].namespace, ids.new_id(), 1, ids.new_id()) for _ in range(3)])
+        tx.commit()
+    first = two[0].database.begin()
+    assert len(store.take_pending_events(first, 10)) == 3
+    second: list[Any] = []
+
+    def take() -> None:
+        with two[1].transaction() as tx:
+            second.append(store.take_pending_events(tx, 10))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with two[0].database.reader() as reader:  # until the second one waits for the first one's rows
+        query = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        deadline = time.monotonic() + 30
+        while not reader.execute(query).scalar_one() and time.monotonic() < deadline:
+            reader.rollback()
+            time.sleep(0.01)
+    first.commit()
+    thread.join()
+    assert second == [[]]
+
+
+@pytest.mark.parametrize("name", ["DeadlockDetected", "SerializationFailure", "LockNotAvailable", "UniqueViolation"])
+def test_what_another_replica_causes_is_tried_again(two: tuple[Driver, Driver], name: str) -> None:
+    database = two[0].database
+    assert isinstance(database, PostgresDatabase)
+    with pytest.raises(ConflictError), database.errors():
+        raise getattr(psycopg.errors, name)("in the way")

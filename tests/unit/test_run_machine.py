@@ -370,7 +370,7 @@ def test_cancel_has_a_parked_body_dropped(status: int) -> None:
 
 
 def test_cancel_asks_a_body_to_end_and_cuts_it_off_after_the_grace() -> None:
-    one = run(m.EXECUTING, deadline_at=NOW + SECOND, timer_at=NOW + SECOND)
+    one = run(m.EXECUTING, deadline_at=NOW + SECOND)
     assert rules.apply(one, rules.CANCEL, args()) == TELL_CANCEL | CANCEL_CHILDREN
     grace = rules.Limits().cancel_grace_us
     assert (one.status, one.session, one.wake_at, one.due_at) == (m.CANCELING, b"s" * 16, NOW + grace, NOW + grace)
@@ -411,10 +411,10 @@ def test_due_before_its_time_changes_nothing(status: int) -> None:
 def test_the_one_timer(status: int) -> None:
     wake, timer, deadline = NOW + 3, NOW + 2, NOW + 4
     one = run(status, wake_at=wake, timer_at=timer, deadline_at=deadline)
-    expected = {m.DELAYED: wake, m.QUEUED: wake, m.EXECUTING: timer, m.WAITING: timer, m.CANCELING: wake}
+    expected = {m.DELAYED: wake, m.QUEUED: wake, m.EXECUTING: timer, m.WAITING: timer, m.CANCELING: timer}
     assert one.due_at == expected.get(status)
     one = run(status, wake_at=wake, timer_at=timer, deadline_at=NOW + 1)
-    assert one.due_at == (wake if status == m.CANCELING else None if m.is_final(status) else NOW + 1)
+    assert one.due_at == (timer if status == m.CANCELING else None if m.is_final(status) else NOW + 1)
     one = run(status, wake_at=None, timer_at=None, deadline_at=None)
     assert one.due_at is None
 

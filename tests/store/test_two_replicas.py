@@ -12,10 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from harness.store_driver import Driver, batch, broken_invariants, child, key, new, token_wait
-from holdfast_scheduler import ids
+from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
-from holdfast_scheduler import store
 from holdfast_scheduler.database import ConflictError, PostgresDatabase
 
 SECONDS = 2.5

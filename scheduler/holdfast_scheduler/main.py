@@ -63,6 +63,20 @@ def run_scheduler(
         database.close()
 
 
+def run_migrate(database_url: str | None = None) -> int:
+    """Bring a database to the newest schema and return the exit code: 0, or 2 after one clear line on stderr.
+
+    None takes HOLDFAST_DATABASE_URL, else `sqlite:///holdfast.db`.
+    """
+    try:
+        database = _open(Settings.from_environment(database_url=database_url))
+    except StartError as error:
+        return _explain(error)
+    sys.stdout.write(f"the database has the newest schema: {database.url}\n")
+    database.close()
+    return STOPPED
+
+
 def _explain(error: StartError) -> int:
     sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
     return USER_ERROR

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from holdfast.v1 import run_service_pb2 as pb
@@ -36,6 +35,7 @@ from holdfast_scheduler.services.paging import page_token, place_from
 from holdfast_scheduler.services.seam import Engine
 from holdfast_scheduler.services.watch_runs import RunWatch, wait_run
 from holdfast_scheduler.settings import MICROSECONDS, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from holdfast_scheduler.version import BUILD, VERSION
 
 _RUNS_PER_PAGE: Final = 50
 _LOGS_PER_PAGE: Final = 100
@@ -44,14 +44,6 @@ _BULK_AT_ONCE: Final = 100
 _LOG_PLACE: Final = struct.Struct(">QQQ")
 
 Context = Any  # grpc.aio.ServicerContext; no handler here needs it
-
-
-def installed_version() -> str:
-    """The version of the distribution."""
-    try:
-        return version("holdfast")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+unknown"
 
 
 class RunService(run_service_pb2_grpc.RunServiceServicer):
@@ -302,7 +294,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """What this scheduler is."""
         return pb.GetServerInfoResponse(
-            version=installed_version(),
+            version=VERSION,
+            build=BUILD,
             replica_id=self._engine.replica_id,
             protocol_major=PROTOCOL_MAJOR,
             protocol_minor=PROTOCOL_MINOR,

@@ -29,13 +29,16 @@ app = typer.Typer(
 app.command("dev")(servers.dev)
 app.command("scheduler")(servers.scheduler)
 app.command("worker")(servers.worker)
+app.command("migrate")(servers.migrate)
+app.command("health")(servers.health)
 app.command("trigger")(runs.trigger)
 app.add_typer(runs.app, name="runs")
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"holdfast {installed_version('holdfast')}")
+        build = os.environ.get("HOLDFAST_BUILD", "")
+        print(f"holdfast {installed_version('holdfast')}" + (f" (build {build})" if build else ""))
         raise typer.Exit
 
 

@@ -56,14 +56,48 @@ def scheduler(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow listening beyond loopback without API keys.")
     ] = False,
+    reflection: Annotated[
+        bool, typer.Option(envvar="HOLDFAST_REFLECTION", help="Let grpcurl and buf list and describe the API.")
+    ] = True,
 ) -> int:
     """Run a scheduler: it owns durable state and time. Stop it with Ctrl-C or SIGTERM."""
     try:
         from holdfast_scheduler.main import run_scheduler
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
-    code = run_scheduler(database_url=database_url(database) if database else None, listen=listen, insecure=insecure)
+    code = run_scheduler(
+        database_url=database_url(database) if database else None,
+        listen=listen,
+        insecure=insecure,
+        reflection=reflection,
+    )
     return exit_codes.CANNOT_START if code == SCHEDULER_DID_NOT_START else code
+
+
+def migrate(database: Database = None) -> int:
+    """Bring a database to the newest schema. A scheduler does so too when it starts; this is for doing it before."""
+    try:
+        from holdfast_scheduler.main import run_migrate
+    except ModuleNotFoundError as error:
+        raise _extra_missing(error) from error
+    code = run_migrate(database_url(database) if database else None)
+    return exit_codes.CANNOT_START if code == SCHEDULER_DID_NOT_START else code
+
+
+def health(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HOLDFAST_ADDRESS",
+            metavar="HOST:PORT[,...]",
+            help="Who is asked, one after the other; by default the scheduler of this machine.",
+        ),
+    ] = None,
+) -> int:
+    """Ask whether a scheduler serves: exits with 0 when one does and with 4 otherwise."""
+    from holdfast.cli.health import check
+
+    return check(address)
 
 
 def worker(

@@ -1,0 +1,82 @@
+"""What operators use: migrate, health, version and build, reflection off."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from harness.processes import Deployment
+from harness.runs import Runs
+from harness.waiting import wait_until
+from holdfast.v1.run_service_pb2 import GetServerInfoRequest
+
+
+def test_migrate_makes_the_schema_once_and_again(database_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(database_url, {"HOLDFAST_DATABASE_URL": database_url})
+    for _ in range(2):
+        done = site.holdfast("migrate")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("the database has the newest schema: ")
+    site.start_scheduler()
+
+
+@pytest.mark.parametrize("url", ["mysql://nowhere/x", "postgresql://nobody:hunter2@127.0.0.1:1/x"])
+def test_migrate_says_in_one_line_what_is_wrong(url: str, sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    done = deploy(sqlite_url).holdfast("migrate", "--database", url)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (6, "", 1)
+    assert "hunter2" not in done.stderr
+
+
+def test_health_follows_the_scheduler(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_API_KEY": "a key that probes do not have"})
+    down = site.holdfast("health")
+    assert (down.returncode, down.stdout) == (4, "")
+    assert down.stderr == f"error: no scheduler serves: {site.address} UNAVAILABLE\n"
+    site.start("scheduler", "scheduler", "--database", sqlite_url, "--listen", site.address)
+    both = f"127.0.0.1:1,{site.address}"
+    up = wait_until(lambda: _if_done(site.holdfast("health", "--address", both)), "the scheduler serves")
+    assert (up.returncode, up.stdout, up.stderr) == (0, f"{site.address} SERVING\n", "")
+
+
+def _if_done(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str] | None:
+    return done if done.returncode == 0 else None
+
+
+def test_health_of_a_container_asks_the_scheduler_inside(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url)
+    site.start_scheduler()
+    environment = {name: value for name, value in site.environment.items() if name != "HOLDFAST_ADDRESS"}
+    environment["HOLDFAST_LISTEN"] = f"0.0.0.0:{site.port}"
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.cli.health"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, f"127.0.0.1:{site.port} SERVING\n")
+
+
+def test_version_and_build_are_reported(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_BUILD": "0123abc"})
+    site.start_scheduler()
+    info = Runs(site).stub.GetServerInfo(GetServerInfoRequest(), timeout=10)
+    assert info.build == "0123abc"
+    assert site.holdfast("--version").stdout == f"holdfast {info.version} (build 0123abc)\n"
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_reflection_can_be_turned_off(is_on: bool, sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_REFLECTION": "1" if is_on else "0"})
+    site.start_scheduler()
+    stub = ServerReflectionStub(site.channel)
+    answers = stub.ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]), timeout=10)
+    if is_on:
+        (answer,) = answers
+        assert "holdfast.v1.RunService" in [one.name for one in answer.list_services_response.service]
+    else:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(answers)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -14,7 +14,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
@@ -347,7 +347,7 @@ class PostgresTransaction(Transaction):
                 self._now = self._clock.fetchone()[0]
         return self._now
 
-    def _send(self, sql: str, params: Sequence[Any]) -> Any:
+    def _send(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Send a statement; its results wait in the cursor that is returned."""
         self.statements += 1
         return self._connection.cursor(binary=True).execute(sql, params)
@@ -375,18 +375,32 @@ class PostgresTransaction(Transaction):
             return cast(int, cursor.rowcount)
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
-        self._arrays(_pg_insert(table, columns, skip), rows)
+        self._bulk(_pg_insert, table, columns, rows, skip)
 
     def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._arrays(_pg_update(table, key, columns), rows)
+        self._bulk(_pg_update, table, key + columns, rows, key)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._arrays(_upsert(table.name, key, columns, _pg_unnest(table, key + columns)), rows)
+        self._bulk(_pg_upsert, table, key + columns, rows, key)
 
-    def _arrays(self, sql: str, rows: Sequence[Row]) -> None:
-        if rows:
-            with self._database.errors():
-                self._send(sql, [list(column) for column in zip(*rows, strict=True)])
+    def _bulk(
+        self, make: Callable[..., str], table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], more: Any
+    ) -> None:
+        """Send a bulk statement. A column that has one value throughout, as most have, is sent as that value: building
+        arrays and taking them apart is what bulk statements spend their time on."""
+        if not rows:
+            return
+        values: dict[str, Any] = {}
+        single: list[bool] = []
+        for name, column in zip(columns, zip(*rows, strict=True), strict=True):
+            is_single = column.count(column[0]) == len(column)
+            single.append(is_single)
+            values[name] = column[0] if is_single else list(column)
+        if len(rows) > 1 and all(single):  # one array has to say how many rows there are
+            single[0] = False
+            values[columns[0]] = [values[columns[0]]] * len(rows)
+        with self._database.errors():
+            self._send(make(table, tuple(single), columns, more), values)
 
     def commit(self) -> None:
         with self._database.errors():
@@ -404,25 +418,36 @@ def _percent(sql: str) -> str:
     return re.sub(r"\?", "%b", sql.replace("%", "%%"))
 
 
-@lru_cache
-def _pg_unnest(table: sa.Table, columns: tuple[str, ...]) -> str:
-    arrays = ", ".join(f"%b::{_array_type(table.c[name])}[]" for name in columns)
-    return f"SELECT * FROM unnest({arrays})"
+def _pg_source(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...]) -> tuple[dict[str, str], str]:
+    """(an expression per column, a FROM clause) for rows in which some columns have a single value throughout."""
+    kinds = {name: _array_type(table.c[name]) for name in columns}
+    many = [name for name, one in zip(columns, single, strict=True) if not one]
+    values = {name: f"d.{name}" if name in many else f"%({name})b::{kind}" for name, kind in kinds.items()}
+    arrays = ", ".join(f"%({name})b::{kinds[name]}[]" for name in many)
+    return values, f" FROM unnest({arrays}) AS d({', '.join(many)})" if many else ""
 
 
 @lru_cache
-def _pg_insert(table: sa.Table, columns: tuple[str, ...], skip: bool) -> str:
+def _pg_insert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], skip: bool) -> str:
+    values, source = _pg_source(table, single, columns)
     tail = " ON CONFLICT DO NOTHING" if skip else ""
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) {_pg_unnest(table, columns)}{tail}"
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {', '.join(values.values())}{source}{tail}"
 
 
 @lru_cache
-def _pg_update(table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
-    names = ", ".join(key + columns)
-    arrays = ", ".join(f"%b::{_array_type(table.c[name])}[]" for name in key + columns)
-    assigned = ", ".join(f"{name} = d.{name}" for name in columns)
-    found = " AND ".join(f"t.{name} = d.{name}" for name in key)
-    return f"UPDATE {table.name} AS t SET {assigned} FROM unnest({arrays}) AS d({names}) WHERE {found}"
+def _pg_update(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], key: tuple[str, ...]) -> str:
+    values, source = _pg_source(table, single, columns)
+    assigned = ", ".join(f"{name} = {values[name]}" for name in columns if name not in key)
+    found = " AND ".join(f"t.{name} = {values[name]}" for name in key)
+    return f"UPDATE {table.name} AS t SET {assigned}{source} WHERE {found}"
+
+
+@lru_cache
+def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], key: tuple[str, ...]) -> str:
+    values, source = _pg_source(table, single, columns)
+    # "WHERE true" keeps the parser from taking ON for a join condition.
+    select = f"SELECT {', '.join(values.values())}{source} WHERE true"
+    return _upsert(table.name, key, tuple(name for name in columns if name not in key), select)
 
 
 class PostgresDatabase(Database):

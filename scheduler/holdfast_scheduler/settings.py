@@ -87,7 +87,7 @@ class Settings:
     stop_grace: float = 10.0  # for calls in flight when the scheduler stops
 
     commands: int = 20_000  # commands that may wait; more are refused
-    commit_rows: int = 5_000
+    commit_rows: int = 2_000
     commit_bytes: int = 16 * _MIB
 
     @classmethod

@@ -51,13 +51,13 @@ from holdfast_worker.body import Body, Sent, State, TaskLike, abandoned_bodies
 from holdfast_worker.gate import GatedEventLoop
 from holdfast_worker.targets import TargetError, load_targets
 
-MAX_BODIES: Final = 1000
+MAX_BODIES: Final = 2000
 """Bodies that one executor keeps at most: executing, parked and abandoned ones."""
 FRAME_BYTES: Final = 1024 * 1024
 """Reports of one turn of the loop go in frames of about this size."""
 DEFAULT_GRACE_S: Final = 30.0
 """Cancel grace while no scheduler has dictated one."""
-GC_THRESHOLD: Final = 50_000
+GC_THRESHOLD: Final = 200_000
 """Containers that may be allocated before the garbage collector looks at the young ones."""
 EXIT_TARGET: Final = 2
 """Exit code when a target cannot be loaded."""

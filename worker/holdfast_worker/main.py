@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -16,6 +17,8 @@ DEFAULT_PORT = 4653
 DEFAULT_SLOTS = 100
 DEFAULT_PROCESSES = 1
 DEFAULT_DRAIN_TIMEOUT_S = 30.0
+GC_THRESHOLD = 50_000
+"""Containers that may be allocated before the garbage collector looks at the young ones."""
 
 
 def run_worker(
@@ -63,6 +66,9 @@ def run_worker(
     )
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Frames are many small objects that live for a moment; what is loaded by now stays.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     return asyncio.run(_run(settings))
 
 

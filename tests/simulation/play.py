@@ -29,6 +29,7 @@ import holdfast_scheduler.ids
 import holdfast_scheduler.timers
 import holdfast_worker.body
 import holdfast_worker.supervisor
+from holdfast.errors import RunCanceledError
 from holdfast.v1.payload_pb2 import Payload
 from holdfast.v1.run_pb2 import TriggerItem
 from holdfast_scheduler import model as m
@@ -102,6 +103,8 @@ class Play(Chance):
         self.handed_back = False
         """Whether a worker gave up runs that executed: their effects may be done again without a recovery."""
         self.are_faults_over = False
+        self.has_jumped_back = False
+        """Whether the wall clock was set back: what was to end by it ends later."""
         self._around_commit = self._cuts_left = self._doubts = 0
         self._away_until = 0.0
         self._stalled: dict[int, float] = {}
@@ -423,6 +426,7 @@ class Play(Chance):
         seconds = self.rng.choice([-60, -5, -1, 1, 5, 60])
         self.say(f"the wall clock jumps by {seconds} s")
         self.wall_offset_ns += seconds * 10**9
+        self.has_jumped_back = self.has_jumped_back or seconds < 0
 
     # --- the machine ------------------------------------------------------------------------------------------------
 
@@ -431,6 +435,8 @@ class Play(Chance):
         return WALL_START_NS + round(self.loop.time() * 1e9) + self.wall_offset_ns
 
     def _exception(self, _loop: Any, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), RunCanceledError):
+            return  # of a task of a canceled body, which nobody awaits any more
         self.failed(f"{context.get('message')}: {context.get('exception')!r}")
 
     @contextlib.contextmanager

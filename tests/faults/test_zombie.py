@@ -17,6 +17,7 @@ def test_a_stopped_worker_wakes_up_too_late(stage: Stage) -> None:
     stage.runs.trigger("journey", {}, run_id)
     stage.gates.reached(run_id, "started")
     parked = stage.runs.trigger("journey", {"wait": 1.0})
+    stage.runs.until(parked, "WAITING")
     zombie.pause()
     stage.gates.open(run_id, "started")
     stage.start_worker(wait=False)

@@ -301,7 +301,7 @@ def _json_object(field: str, data: bytes, limits: Limits) -> bytes:
     if len(data) > limits.metadata_bytes:
         raise too_large(field, "metadata_bytes", len(data), limits.metadata_bytes)
     try:
-        document = json.loads(data.decode(), parse_constant=_refuse_constant)
+        document = json.loads(data.decode(), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise invalid(field, f"is not JSON in UTF-8: {error}") from None
     if not isinstance(document, dict):
@@ -309,7 +309,8 @@ def _json_object(field: str, data: bytes, limits: Limits) -> bytes:
     return data
 
 
-def _refuse_constant(name: str) -> Any:
+def refuse_constant(name: str) -> Any:
+    """For `parse_constant`: NaN and the infinities are not JSON. Raises: ValueError."""
     raise ValueError(f"{name} is not JSON")
 
 

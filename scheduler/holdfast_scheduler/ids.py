@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import re
 import time
+from functools import lru_cache
 from typing import Final
 
 RUN: Final = "run_"
 BATCH: Final = "batch_"
 TOKEN: Final = "token_"
 SCHEDULE: Final = "sched_"
+
+KEPT: Final = 8_192
+"""Ids whose other form is remembered: a run's id crosses the edge four times within moments."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS = [high + low for high in _DIGITS for low in _DIGITS]  # ten bits at a time
@@ -29,6 +33,7 @@ def new_id() -> bytes:
     return number.to_bytes(16, "big")
 
 
+@lru_cache(KEPT)
 def to_text(prefix: str, raw: bytes) -> str:
     """The text form of an id."""
     n = int.from_bytes(raw, "big")
@@ -40,6 +45,7 @@ def to_text(prefix: str, raw: bytes) -> str:
     )
 
 
+@lru_cache(KEPT)
 def from_text(prefix: str, text: str) -> bytes:
     """The 16 bytes of an id in text form.
 

@@ -22,6 +22,7 @@ from holdfast_scheduler.convert import (
     id_from,
     key_use,
     new_run,
+    refuse_constant,
     task_error_bytes,
     trace_map,
 )
@@ -57,7 +58,7 @@ def report(message: w.Report, limits: Limits) -> m.Report:
             found.logs = [one.SerializeToString() for one in message.logs]
         if message.add_tags:
             found.add_tags = checked_tags("add_tags", message.add_tags, limits)
-    except (RefusedError, json.JSONDecodeError) as error:
+    except (RefusedError, ValueError) as error:
         found.invalid = str(error)
     return found
 
@@ -158,7 +159,7 @@ def _step(step: w.StepRecord, record: m.Record, limits: Limits) -> None:
 
 def _operation(message: w.MetadataOperation, limits: Limits) -> m.MetadataOp:
     if message.verb != w.METADATA_VERB_DELETE:
-        json.loads(message.value)
+        json.loads(message.value, parse_constant=refuse_constant)
     return m.MetadataOp(
         target=message.target,
         verb=message.verb,

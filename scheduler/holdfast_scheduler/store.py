@@ -8,6 +8,7 @@ reports a deadlock and the commit loop tries the whole batch again; nothing was 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -242,6 +243,17 @@ def load_fingerprints(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> 
 def insert_tags(tx: Transaction, rows: Sequence[Row]) -> None:
     """Insert (namespace, tag, run_id)."""
     tx.insert(schema.run_tags, ("namespace", "tag", "run_id"), rows, skip=True)
+
+
+def load_tags(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, list[str]]:
+    """Tags by run id."""
+    sql = "SELECT run_id, tags FROM run_inputs WHERE namespace = ? AND run_id {in}"
+    return {row[0]: json.loads(row[1]) if row[1] else [] for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def update_tags(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, run_id, tags)."""
+    tx.update(schema.run_inputs, ("namespace", "run_id"), ("tags",), rows)
 
 
 def insert_results(tx: Transaction, rows: Sequence[Row]) -> None:

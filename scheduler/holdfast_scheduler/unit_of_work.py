@@ -127,6 +127,7 @@ class UnitOfWork:
         self._retime: set[bytes] = set()
         self._input_rows: list[tuple[Any, ...]] = []
         self._tag_rows: list[tuple[Any, ...]] = []
+        self._added_tags: dict[bytes, list[str]] = {}
         self._result_rows: list[tuple[Any, ...]] = []
         self._attempt_rows: list[tuple[Any, ...]] = []
         self.log_rows: list[tuple[Any, ...]] = []
@@ -367,8 +368,9 @@ class UnitOfWork:
                     self._metadata.setdefault(target, _MetadataChange()).outside.append(one)
 
     def add_tags(self, run: Run, tags: list[str]) -> None:
-        """Add tags to a run."""
-        self._tag_rows += [(self.namespace, tag, run.id) for tag in tags]
+        """Add tags to a run, as many as it may have."""
+        self._added_tags.setdefault(run.id, []).extend(tags)
+        self.touched.add(run.id)
 
     def delivery(self, session: bytes) -> Delivery:
         """What this commit brings to a session."""
@@ -437,6 +439,8 @@ class UnitOfWork:
             if run.due_at is not None:
                 self.timed.append((run.due_at, run.id))
         self._inserted, self._changed, self._input_rows = {}, {}, []
+        if self._added_tags:
+            self._flush_added_tags()
         if self._tag_rows:
             store.insert_tags(tx, self._tag_rows)
             self._tag_rows = []
@@ -471,6 +475,15 @@ class UnitOfWork:
             rules.set_due(run)
             self.changed(run)
         self._retime = set()
+
+    def _flush_added_tags(self) -> None:
+        added, self._added_tags = self._added_tags, {}
+        written = []
+        for run_id, before in store.load_tags(self.tx, self.namespace, list(added)).items():
+            tags = list(dict.fromkeys((*before, *added[run_id])))[: self.world.settings.limits.tags]
+            self._tag_rows += [(self.namespace, tag, run_id) for tag in tags if tag not in before]
+            written.append((self.namespace, run_id, json.dumps(tags)))
+        store.update_tags(self.tx, written)
 
     def _flush_metadata(self) -> None:
         changes, self._metadata = self._metadata, {}

@@ -148,7 +148,7 @@ async def _repeat(tries: _Throwing) -> Any:
             else:
                 value, error = None, None
                 try:
-                    with _branch(scope, "try"):
+                    with _branch(scope, f"try {number}"):
                         value = await tries(number)
                 except Exception as raised:
                     error = raised

@@ -1,7 +1,13 @@
-"""A local SMTP server that keeps what it receives."""
+"""A local SMTP server that keeps what it receives.
+
+`python -m examples.invoice_export.mailbox HOST:PORT` prints a line for each e-mail, until it is stopped.
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from email import message_from_bytes
 from types import TracebackType
@@ -21,11 +27,13 @@ class Mail:
 
 
 class Mailbox:
-    """Receives on a free loopback port while it is used as a context manager."""
+    """Receives at `address`, by default a free loopback port, while it is used as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "", on_mail: Callable[[Mail], None] | None = None) -> None:
         self.mails: list[Mail] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
+        self._on_mail = on_mail or self.mails.append
+        host, _, port = address.rpartition(":")
+        self._controller = Controller(self, hostname=host or "127.0.0.1", port=int(port or free_port()))
 
     @property
     def address(self) -> str:
@@ -39,7 +47,8 @@ class Mailbox:
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         """Called by the server for each mail."""
         subject = str(message_from_bytes(envelope.content)["Subject"])
-        self.mails.extend(Mail(to, subject) for to in envelope.rcpt_tos)
+        for to in envelope.rcpt_tos:
+            self._on_mail(Mail(to, subject))
         return "250 Message accepted"
 
     def __enter__(self) -> Mailbox:
@@ -50,3 +59,15 @@ class Mailbox:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._controller.stop()
+
+
+def _print(mail: Mail) -> None:
+    print(f"e-mail to={mail.to} subject={mail.subject!r}", flush=True)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with Mailbox(sys.argv[1], _print) as mailbox:
+        print(f"mailbox ready address={mailbox.address}", flush=True)
+        signal.pause()

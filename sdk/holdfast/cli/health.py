@@ -47,7 +47,7 @@ def _ask(address: str) -> str:
     # A proxy meant for the web would swallow the question.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            answer = channel.unary_unary(METHOD)(THE_WHOLE, timeout=TIMEOUT_S)
+            answer = channel.unary_unary(METHOD, bytes, bytes)(THE_WHOLE, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             return str(error.code().name)
     return "SERVING" if answer == SERVING else "NOT_SERVING"

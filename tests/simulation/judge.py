@@ -165,7 +165,9 @@ class Judge:
         for (run_id, name), count in Counter((run, name) for run, name, _ in self.effects).items():
             run = runs[run_id]
             is_entry = name.startswith("enter")
-            if not is_entry and not self._play.handed_back and count > run.recoveries + run.attempt:
+            if self._play.handed_back:
+                continue
+            if not is_entry and count > run.recoveries + run.attempt:
                 self._fail(f"{name}: done {count} times with {run.recoveries} recoveries of {run.name} (promise 9)")
             if is_entry and count > 1 and self._play.is_lossless and self._play.slots > 10:
                 self._fail(f"{run.name}: entered {count} times in attempt {name[6:]} although nothing was lost")

@@ -469,6 +469,8 @@ class Play(Chance):
             for ids in (holdfast_scheduler.ids, holdfast.ids):
                 fake = mock.Mock(urandom=urandom, wraps=os)
                 stack.enter_context(mock.patch.object(ids, "os", fake))
+            # Every commit in a thread: there is room between the commit and its effects to be killed in.
+            stack.enter_context(mock.patch.object(holdfast_scheduler.commit_loop, "SLOW_COMMIT", -1.0))
             stack.enter_context(mock.patch.object(holdfast.ids, "time", SimTime))
             stack.enter_context(mock.patch.object(holdfast.ids, "_last", 0))
             supervisor = holdfast_worker.supervisor

@@ -15,6 +15,7 @@ import pytest
 from holdfast.v1 import worker_service_pb2 as wire
 from holdfast.v1.worker_service_pb2 import ConnectRequest, ConnectResponse
 from holdfast_worker import link as links
+from holdfast_worker.executor import MAX_BODIES
 
 TARGET = """
 import asyncio, os, sys
@@ -121,7 +122,7 @@ def test_it_says_hello_and_runs_async_and_blocking_tasks(execute: Callable[..., 
     executor = execute()
     said = hello(executor)
     assert {task.id for task in said.tasks} == {"double", "threaded", "stepper", "parks"}
-    assert said.slots == 1000
+    assert said.slots == MAX_BODIES
     executor.start("double", b"21")
     reports = executor.receive_reports()
     assert reports.frame_no == 1

@@ -50,7 +50,7 @@ class Page(BaseModel):
     number: int
 
 
-@task(id="write-page")
+@task(id="write-one-page")
 async def write_page(payload: Page) -> int:
     return payload.number
 
@@ -74,8 +74,8 @@ async def test_a_trigger_in_a_run_is_a_durable_call(scope):
     (call,) = scope.calls
     item = call.record.child.item
     assert call.kind == run_pb2.CHECKPOINT_KIND_TRIGGER
-    assert (call.record.name, call.record.child.wait, call.key) == ("write-page", False, None)
-    assert (item.task_id, item.payload.data, list(item.options.tags)) == ("write-page", b'{"number":3}', ["a", "b"])
+    assert (call.record.name, call.record.child.wait, call.key) == ("write-one-page", False, None)
+    assert (item.task_id, item.payload.data, list(item.options.tags)) == ("write-one-page", b'{"number":3}', ["a", "b"])
     assert item.options.delay.seconds == 300
     assert handle.id == item.run_id
     assert call.record.fingerprint == item.fingerprint
@@ -102,7 +102,7 @@ async def test_identity_is_taken_when_called(scope):
 
 
 async def test_trigger_and_wait_gives_a_result(scope):
-    scope.answers["write-page"] = Checkpoint(status=SUCCEEDED, subject_id=CHILD_ID, value=Payload(data=b"3"))
+    scope.answers["write-one-page"] = Checkpoint(status=SUCCEEDED, subject_id=CHILD_ID, value=Payload(data=b"3"))
     result = await write_page.trigger_and_wait(Page(number=3), wait_timeout="1m")
     assert (result.ok, result.output, result.error, result.run_id) == (True, 3, None, CHILD_ID)
     assert result.unwrap() == 3
@@ -111,7 +111,7 @@ async def test_trigger_and_wait_gives_a_result(scope):
 
 
 async def test_a_failed_child_does_not_raise_until_unwrapped(scope):
-    scope.answers["write-page"] = Checkpoint(
+    scope.answers["write-one-page"] = Checkpoint(
         status=FAILED,
         subject_id=CHILD_ID,
         child_status=run_pb2.RUN_STATUS_CRASHED,
@@ -125,21 +125,21 @@ async def test_a_failed_child_does_not_raise_until_unwrapped(scope):
 
 
 async def test_a_wait_that_met_its_limit_is_timed_out(scope):
-    scope.answers["write-page"] = Checkpoint(status=FAILED, error=failure(payload_pb2.TASK_ERROR_KIND_TIMED_OUT))
+    scope.answers["write-one-page"] = Checkpoint(status=FAILED, error=failure(payload_pb2.TASK_ERROR_KIND_TIMED_OUT))
     assert (await write_page.trigger_and_wait(Page(number=3), wait_timeout=1)).status is RunStatus.TIMED_OUT
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("TASK_NOT_FOUND", TaskNotFoundError), ("SOMETHING", TriggerError)])
 async def test_what_could_not_be_triggered_raises(scope, reason, kind):
     answer = Checkpoint(status=FAILED, error=failure(payload_pb2.TASK_ERROR_KIND_NOT_TRIGGERED, reason))
-    scope.answers["write-page"] = answer
+    scope.answers["write-one-page"] = answer
     for call in (write_page.trigger, write_page.trigger_and_wait):
         with pytest.raises(kind):
             await call(Page(number=1))
 
 
 async def test_a_cached_handle_with_another_payload_warns(scope, caplog):
-    scope.answers["write-page"] = Checkpoint(
+    scope.answers["write-one-page"] = Checkpoint(
         status=SUCCEEDED, subject_id=CHILD_ID, is_cached=True, payload_differs=True
     )
     with caplog.at_level(logging.WARNING, "holdfast"):
@@ -159,7 +159,7 @@ async def test_tasks_without_payload(scope):
 
 
 async def test_payloads_are_checked_where_triggered(scope):
-    with pytest.raises(InvalidPayloadError, match="payload of task 'write-page'"):
+    with pytest.raises(InvalidPayloadError, match="payload of task 'write-one-page'"):
         write_page.trigger("three")  # type: ignore[arg-type]
     with pytest.raises(TooLargeError, match="payload limit"):
         tasks.trigger("x", "x" * 5_000_000)
@@ -246,14 +246,14 @@ async def test_batches_in_a_run(scope):
     (call,) = scope.calls
     assert call.kind == run_pb2.CHECKPOINT_KIND_BATCH_TRIGGER
     assert call.record.name == "batch"
-    assert [item.task_id for item in call.record.batch.items] == ["write-page", "tick", "else"]
+    assert [item.task_id for item in call.record.batch.items] == ["write-one-page", "tick", "else"]
     assert [each.id for each in handle.runs] == [item.run_id for item in call.record.batch.items]
     assert handle.id == call.record.batch.batch_id
     assert call.record.fingerprint
 
 
 async def test_results_of_a_batch_come_in_input_order_with_failures_in_place(scope):
-    scope.answers["write-page"] = Checkpoint(
+    scope.answers["write-one-page"] = Checkpoint(
         status=SUCCEEDED,
         subject_id="batch_x",
         batch_entries=[

@@ -7,17 +7,14 @@ from benchmarks.readings import at_most
 from holdfast.v1.run_pb2 import RUN_STATUS_WAITING
 
 WAITING = 10_000
-BODIES_PER_EXECUTOR = 1_000
-"""An executor keeps so many bodies, parked ones included."""
 
 
 def memory(bench: Bench) -> None:
     """PSS of scheduler, supervisor and executors together."""
     count = bench.size(WAITING, 1000)
-    executors = -(-count // BODIES_PER_EXECUTOR)
-    bench.note(f"memory: one worker with {executors} executors, because each keeps {BODIES_PER_EXECUTOR:,} bodies")
+    bench.note("memory: an executor that is full of parked bodies leaves them (they are re-entered) and begins anew")
     for _ in bench.repeat():
-        with bench.stage(processes=executors) as stage:
+        with bench.stage() as stage:
             stage.carry("batches", total=2000)  # what a first use allocates is not what waiting costs
             idle = stage.memory()
             stage.carry("leave_waiting", total=count)

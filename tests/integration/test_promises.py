@@ -273,6 +273,25 @@ def test_finally_of_a_parked_body_does_not_run_when_it_is_let_go_of(stage: Stage
     assert stage.counts(run_id) == {"enter": 2, "finally": 1}
 
 
+def test_promise_7_waiting_runs_beyond_what_an_executor_keeps_block_nobody(stage: Stage) -> None:
+    """A full executor leaves; another takes the next runs, and what waited is entered again when its wait is over."""
+    stage.ready()
+    while stage.workers:
+        stage.workers.pop().stop()
+    stage.start_worker(environment={"HOLDFAST_MAX_BODIES": "4"})
+    waiting = [stage.runs.trigger("parked-finally") for _ in range(9)]
+    for run_id in waiting:
+        stage.runs.until(run_id, "WAITING")
+    assert stage.runs.completed(stage.runs.trigger("steady"))
+    for run_id in waiting:
+        assert stage.runs.completed(run_id).output == "done"
+        counts = stage.counts(run_id)
+        assert counts["finally"] == 1
+        assert stage.runs.get(run_id).recoveries == 0
+    assert sum(stage.counts(run_id)["enter"] for run_id in waiting) > len(waiting)
+    stage.workers.pop().stop()
+
+
 def test_finally_of_a_parked_body_does_not_run_when_its_run_is_canceled(stage: Stage) -> None:
     """A WAITING run ends at once; its parked body is never stepped again."""
     stage.ready()

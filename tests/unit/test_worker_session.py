@@ -695,3 +695,22 @@ def test_what_executes_after_the_drain_timeout_is_handed_back() -> None:
     assert report.WhichOneof("transition") == "released"
     worker.commit(1)
     assert worker.state.is_drained
+
+
+def test_an_executor_that_leaves_hands_back_what_is_parked_and_what_parks_later() -> None:
+    worker = Worker(slots=4)
+    worker.start(A)
+    worker.start(B)
+    worker.say(park(A))
+    worker.out()
+    worker.commit(1)
+    worker.out()
+    drops = [
+        drop.run_id for _, posts in worker.state.executor_leaves(1, worker.now) for drop in posts[0].delivery.drops
+    ]
+    assert drops == [A]
+    assert [(r.run_id, r.number, r.WhichOneof("transition")) for r in worker.reports()] == [(A, 2, "released")]
+    worker.say(park(B), places=0)
+    worker.out()
+    worker.commit(3)
+    assert [(r.run_id, r.WhichOneof("transition")) for r in worker.reports()] == [(B, "released")]

@@ -35,6 +35,7 @@ from holdfast.v1.worker_service_pb2 import (
     Credit,
     Delivery,
     Failed,
+    Goodbye,
     Hello,
     Limits,
     Released,
@@ -93,6 +94,7 @@ class Executor:
         self._starts = 0
         self._told_places = -1
         self._is_leaving = False
+        self._has_said_goodbye = False
         loop.after_turn = self._after_turn
 
     def hello(self) -> Hello:
@@ -232,6 +234,9 @@ class Executor:
             self._send_reports()
         elif self._places() != self._told_places:
             self._link.send(ConnectRequest(credit=self._credit()))
+        if self._is_leaving and not self._has_said_goodbye:
+            self._has_said_goodbye = True
+            self._link.send(ConnectRequest(goodbye=Goodbye()))
         if self._is_leaving and not self._frames and self._is_idle():
             # Never by a normal exit: that would run the `finally` blocks of what is parked and abandoned.
             os._exit(0)
@@ -266,8 +271,11 @@ class Executor:
     def _places(self) -> int:
         kept = abandoned_bodies()
         places = self._max_bodies - len(self.bodies) - len(self._arriving) - kept
-        if places <= 0 and kept:
-            self._is_leaving = True
+        if places <= 0 and not self._is_leaving:
+            # Full of what executes, it waits for that to end. Full of what is parked or abandoned, it would take
+            # nothing new for as long as those wait, which may be days.
+            parked = sum(body.state is State.PARKED for body in self.bodies.values())
+            self._is_leaving = 2 * (parked + kept) >= self._max_bodies
         return 0 if self._is_leaving else max(places, 0)
 
     def _is_idle(self) -> bool:
@@ -278,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run an executor until its link ends. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m holdfast_worker.executor", description="Part of a worker.")
     parser.add_argument("--link-fd", type=int, required=True, help="descriptor of the link to the supervisor")
-    parser.add_argument("--max-bodies", type=int, default=MAX_BODIES, help="bodies kept at most (default %(default)s)")
+    most = int(os.environ.get("HOLDFAST_MAX_BODIES") or MAX_BODIES)
+    parser.add_argument("--max-bodies", type=int, default=most, help="bodies kept at most (default %(default)s)")
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="a module, or a path to a .py file")
     options = parser.parse_args(arguments)
     sock = links.inherited_socket(options.link_fd)
@@ -293,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for task in tasks.values():
             task.definition()
     except (TargetError, HoldfastError) as error:
-        print(f"holdfast worker: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_TARGET
     # What is loaded by now stays: the collector need not look at it again. A body is made of some thirty objects in
     # cycles, so at the default threshold the collector would run every few bodies; measured, that was half the time.

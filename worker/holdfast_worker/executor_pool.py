@@ -62,10 +62,17 @@ class ExecutorPool:
         self._last_number = 0
         self._reading = True
         self._keepers: list[asyncio.Task[None]] = []
+        self._replaced: set[int] = set()
 
     def add(self) -> None:
         """Keep one more executor alive."""
         self._keepers.append(asyncio.create_task(self._keep_alive()))
+
+    def replace(self, executor: int) -> None:
+        """Start another executor now in place of one that is about to end by itself."""
+        if executor in self._executors:
+            self._replaced.add(executor)
+            self.add()
 
     def send(self, executor: int, frames: list[ConnectResponse]) -> None:
         """Pass frames on in one write; to a dead one nothing is sent, its death is told otherwise."""
@@ -114,7 +121,11 @@ class ExecutorPool:
             except OSError as error:
                 code, evidence = 1, f"executor could not be started: {error}"
             del self._executors[number]
-            if self._listener.executor_exited(number, code, evidence):
+            is_on_purpose = self._listener.executor_exited(number, code, evidence)
+            if number in self._replaced:
+                self._replaced.discard(number)
+                return
+            if is_on_purpose:
                 failures = 0
                 continue
             failures = 0 if time.monotonic() - started > STABLE_AFTER_S else failures + 1

@@ -53,6 +53,8 @@ class Seat:
     """Starts that were sent to it."""
     executing: int = 0
     """Bodies in it that take a slot."""
+    is_leaving: bool = False
+    """Whether it takes no more bodies and ends soon."""
 
     @property
     def free_places(self) -> int:

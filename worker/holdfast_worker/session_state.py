@@ -271,6 +271,25 @@ class SessionState:
             self._hand_back([body], None if never_begun else evidence)
         return on_purpose, len(bodies)
 
+    def executor_leaves(self, executor: int, now: float) -> Posts:
+        """An executor is full of parked bodies and takes no more: it ends when nothing executes in it.
+
+        What is parked in it is handed back now, and what parks in it later then, so that nothing is continued there
+        and its end is near. Those runs wait on without a body and are re-entered elsewhere.
+        """
+        seat = self._table.seats.get(executor)
+        if seat is None:
+            return []
+        seat.is_leaving = True
+        parcels = Parcels()
+        self._hand_back_parked(seat, parcels, now)
+        return parcels.posts()
+
+    def _hand_back_parked(self, seat: Seat, parcels: Parcels, now: float) -> None:
+        bodies = self._table.bodies.values()
+        parked = [body for body in bodies if body.executor == seat.number and body.phase is Phase.PARKED]
+        self._stop(parked, parcels, "its executor is full and leaves", now)
+
     def stuck_executors(self, now: float) -> list[int]:
         """Executors that did not answer in time after a cancel or a drop. They are to be killed; each is named once."""
         stuck = [executor for executor, (_, due) in self._pings.items() if now >= due]
@@ -347,7 +366,7 @@ class SessionState:
         if delivery.HasField("committed"):
             refused = delivery.committed.refused
             refusals = list(refused) if refused else []
-            self._committed(delivery.committed.up_to, refusals, parcels)
+            self._committed(delivery.committed.up_to, refusals, parcels, now)
         for cancel in delivery.cancels:
             if (executor := self._executor(cancel.run_id, cancel.fence)) is not None:
                 parcels.to(executor).cancels.append(cancel)
@@ -370,7 +389,7 @@ class SessionState:
         body = self._table.bodies.get(run_id)
         return body.executor if body is not None and body.fence == fence else None
 
-    def _committed(self, up_to: int, refusals: list[Refusal], parcels: Parcels) -> None:
+    def _committed(self, up_to: int, refusals: list[Refusal], parcels: Parcels, now: float) -> None:
         frames = self._buffer.committed(up_to)
         for refusal in refusals:
             self._refused(refusal, parcels)
@@ -378,6 +397,9 @@ class SessionState:
             for executor, number in frame.origins.items():
                 parcels.to(executor).up_to = number
             self._settle_marks(frame)
+        for seat in self._table.seats.values():
+            if seat.is_leaving:
+                self._hand_back_parked(seat, parcels, now)
 
     def _settle_marks(self, frame: Frame) -> None:
         table = self._table

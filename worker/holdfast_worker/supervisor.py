@@ -130,6 +130,10 @@ class Supervisor:
             request = ConnectRequest.FromString(data)
             if request.HasField("hello"):
                 posts += self._executor_hello(executor, request.hello)
+            elif self._state is not None and request.HasField("goodbye"):
+                log.info("event=executor_leaves executor=%d reason=full_of_parked_bodies", executor)
+                self._pool.replace(executor)
+                posts += self._state.executor_leaves(executor, _clock())
             elif self._state is not None:
                 posts += self._state.executor_sent(executor, request, len(data))
         self._settle(posts)

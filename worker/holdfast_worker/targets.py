@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 
@@ -23,18 +24,58 @@ def load_targets(targets: Iterable[str]) -> None:
     if here not in sys.path:
         sys.path.insert(0, here)
     for target in targets:
-        if target.endswith(".py") or os.sep in target:
+        if _is_path(target):
             _load_file(target)
         else:
             _load_module(target)
 
 
-def _load_file(target: str) -> None:
+def find_targets(targets: Iterable[str]) -> None:
+    """Look for every target without running it: that the file or module is there, and that a file is Python code.
+
+    Raises: TargetError.
+    """
+    for target in targets:
+        if _is_path(target):
+            path = _find_file(target)
+            try:
+                compile(path.read_bytes(), str(path), "exec")
+            except (SyntaxError, ValueError, OSError) as error:
+                raise TargetError(f"target {target!r} fails to load: {_cause(error)}") from error
+        elif not _has_module(target.partition(".")[0]):
+            raise _no_module(target)
+
+
+def _is_path(target: str) -> bool:
+    return target.endswith(".py") or os.sep in target
+
+
+def _find_file(target: str) -> Path:
     path = Path(target).resolve()
     if not path.is_file():
         raise TargetError(f"target {target!r}: there is no file {path}")
     if path.suffix != ".py":
         raise TargetError(f"target {target!r} is a path, but not to a .py file")
+    return path
+
+
+def _has_module(name: str) -> bool:
+    try:
+        here = PathFinder.find_spec(name, [os.getcwd()])
+        return here is not None or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return True  # loading it says more
+
+
+def _no_module(target: str) -> TargetError:
+    return TargetError(
+        f"target {target!r}: there is no such module in {os.getcwd()} or on the path; "
+        "give a module's name or a path that ends in .py"
+    )
+
+
+def _load_file(target: str) -> None:
+    path = _find_file(target)
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # so that it can import its neighbours, as a script can
@@ -60,10 +101,7 @@ def _load_module(target: str) -> None:
         importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name is not None and (target == error.name or target.startswith(error.name + ".")):
-            raise TargetError(
-                f"target {target!r}: there is no such module in {os.getcwd()} or on the path; "
-                "give a module's name or a path that ends in .py"
-            ) from error
+            raise _no_module(target) from error
         raise TargetError(f"target {target!r} fails to load: {_cause(error)}") from error
     except BaseException as error:
         raise TargetError(f"target {target!r} fails to load: {_cause(error)}") from error
@@ -80,5 +118,6 @@ def _cause(error: BaseException) -> str:
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.filename:
         place = f" ({os.path.basename(error.filename)}:{error.lineno})"
+        error = SyntaxError(error.msg)  # its text would name the place again
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"

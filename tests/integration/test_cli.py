@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
-from harness.processes import Deployment
+from harness.processes import Deployment, ServerProcess
 from harness.waiting import wait_until
 
 TASKS = '''
@@ -90,14 +92,6 @@ def test_version_and_help_need_no_scheduler(site: Deployment) -> None:
 )
 def test_wrong_use_is_one_line_and_exit_code_2(site: Deployment, arguments: tuple[str, ...], part: str) -> None:
     assert_one_line_error(site.holdfast(*arguments), 2, part)
-
-
-@pytest.mark.parametrize("target", ["missing.py", "missing_module", "README"])
-def test_a_target_that_cannot_be_loaded_is_exit_code_2(site: Deployment, target: str) -> None:
-    done = site.holdfast("worker", target)
-    assert done.returncode == 2
-    assert target in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_no_scheduler_is_exit_code_4(site: Deployment) -> None:
@@ -209,6 +203,67 @@ def test_dev_ends_with_its_worker_and_says_why(site: Deployment) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", site.port))  # the scheduler has left
+
+
+def dev_pid(dev: ServerProcess, name: str, count: int = 1) -> int:
+    """The process id that `holdfast dev` printed when it started `name` for the `count`th time."""
+    found: list[str] = []
+
+    def started() -> bool:
+        found[:] = re.findall(rf"holdfast dev: {name} started, pid (\d+)", dev.log_text())
+        return len(found) >= count
+
+    wait_until(started, f"dev starts {name} {count} times")
+    return int(found[count - 1])
+
+
+def test_dev_starts_a_killed_child_again_and_goes_on(site: Deployment) -> None:
+    dev = site.start("dev", "dev", "shop.py", "--listen", site.address)
+    wait_until(lambda: "holdfast dev: ready at" in dev.log_text(), "dev says that it is ready")
+    assert "give-up, greet, wait-long; try: holdfast trigger give-up" in dev.log_text()
+    run_id = site.holdfast("trigger", "wait-long").stdout.strip()
+    for name in ("worker", "scheduler"):
+        first = dev_pid(dev, name)
+        os.kill(first, signal.SIGKILL)
+        assert dev_pid(dev, name, 2) != first
+        assert f"{name}, pid {first}, was ended by SIGKILL; starting it again in" in dev.log_text()
+        site.wait_for_scheduler(dev)
+        site.wait_for_workers("greet")
+    done = site.holdfast("trigger", "greet", '{"name": "Ada"}', "--wait")
+    assert done.stdout == '"hello Ada"\n', done.stderr
+    assert run_id in site.holdfast("runs", "list").stdout
+    assert dev.stop(signal.SIGINT) == 0
+
+
+def test_children_of_a_killed_dev_end_with_it(site: Deployment) -> None:
+    dev = site.start("dev", "dev", "shop.py", "--listen", site.address)
+    wait_until(lambda: "holdfast dev: ready at" in dev.log_text(), "dev says that it is ready")
+    family = dev.family()
+    assert len(family) >= 4
+    dev.kill_leader()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    again = site.start("again", "dev", "shop.py", "--listen", site.address)
+    wait_until(lambda: "holdfast dev: ready at" in again.log_text(), "the next dev finds port and database free")
+    assert again.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("command", ["dev", "worker"])
+@pytest.mark.parametrize("target", ["missing.py", "missing_module", "README", "typo.py"])
+def test_a_target_that_is_not_there_is_exit_code_2_before_anything_starts(
+    site: Deployment, command: str, target: str
+) -> None:
+    (site.folder / "typo.py").write_text("def (\n")
+    assert_one_line_error(site.holdfast(command, target), 2, target)
+    assert not (site.folder / ".holdfast").exists()
+
+
+def test_a_target_that_fails_to_load_is_exit_code_2(site: Deployment) -> None:
+    (site.folder / "broken.py").write_text("raise RuntimeError('broken on purpose')\n")
+    done = site.holdfast("worker", "broken.py")
+    assert done.returncode == 2
+    assert "\nerror: target 'broken.py' fails to load: RuntimeError: broken on purpose (broken.py:1)\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_settings_come_from_the_environment(site: Deployment, tmp_path: Path) -> None:

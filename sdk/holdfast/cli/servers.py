@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from holdfast.cli import exit_codes
+from holdfast.cli.children import Children, leave_with_dev, say
 from holdfast.cli.failure import CommandError
 from holdfast.cli.options import Namespace
 from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, parse_addresses
@@ -23,8 +22,8 @@ from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, parse_addresse
 DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 """Where `holdfast dev` keeps its state, below the current folder."""
 
-STOP_DEADLINE_S = 40.0
-"""How long `holdfast dev` lets each child stop by itself: longer than the grace of a canceled run."""
+READY_LOOK_S = 0.2
+"""How often `holdfast dev` asks whether its worker has connected."""
 
 SCHEDULER_DID_NOT_START = 2
 """What `run_scheduler` returns after it has said on standard error why it cannot start."""
@@ -65,6 +64,7 @@ def scheduler(
         from holdfast_scheduler.main import run_scheduler
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
+    leave_with_dev()
     code = run_scheduler(
         database_url=database_url(database) if database else None,
         listen=listen,
@@ -117,6 +117,8 @@ def worker(
     """Run a worker: it executes runs of the tasks that TARGETs define. SIGTERM or Ctrl-C drains it."""
     from holdfast_worker.main import DEFAULT_PROCESSES, DEFAULT_SLOTS, run_worker
 
+    leave_with_dev()
+    _check_targets(targets)
     try:
         code = run_worker(
             targets,
@@ -140,22 +142,30 @@ def dev(
     processes: Processes = None,
     namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> int:
-    """Run a scheduler and a worker together, on an embedded database. Ctrl-C stops both."""
+    """Run a scheduler and a worker together, on an embedded database. Ctrl-C stops both.
+
+    One that crashes or is killed is started again.
+    """
+    _check_targets(targets)
+    _refuse_taken_port(listen)
     if database is None:
         DEV_DATABASE.parent.mkdir(exist_ok=True)
-    _refuse_taken_port(listen)
     holdfast = [sys.executable, "-m", "holdfast"]
     options = ["--scheduler", listen, "--namespace", namespace]
     for option, value in (("--slots", slots), ("--processes", processes)):
         if value is not None:
             options += [option, str(value)]
     database_text = database_url(database or str(DEV_DATABASE))
-    children = _Children()
-    with children:
+    with Children() as children:
         children.start("scheduler", [*holdfast, "scheduler", "--database", database_text, "--listen", listen])
-        if children.wait_for_port(listen):
-            children.start("worker", [*holdfast, "worker", *targets, *options])
-        return children.wait()
+        code = children.keep(until=lambda: _accepts(listen))
+        if code is not None:
+            return code
+        children.start("worker", [*holdfast, "worker", *targets, *options])
+        watcher = threading.Thread(target=_say_when_ready, args=(listen, namespace, children), daemon=True)
+        watcher.start()
+        code = children.keep()
+        return exit_codes.DONE if code is None else code
 
 
 def database_url(text: str) -> str:
@@ -190,76 +200,42 @@ def _refuse_taken_port(listen: str) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise CommandError(
-            f"cannot listen on {listen}: {error.strerror}; stop what runs there or choose another with --listen",
+            f"cannot listen on {listen}: {error.strerror}; stop what runs there "
+            f"(`lsof -i :{port}` or `ss -ltnp` names it) or choose another port with --listen",
             exit_codes.CANNOT_START,
         ) from error
 
 
-class _Children:
-    """Child processes that end together, the last one started first."""
+def _accepts(listen: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(_split(listen), timeout=1):
+        return True
+    return False
 
-    def __init__(self) -> None:
-        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
-        self._ended = threading.Event()
-        self._asked_to_stop = False
 
-    def __enter__(self) -> _Children:
-        self._previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
+def _say_when_ready(address: str, namespace: str, children: Children) -> None:
+    """One line when the worker's tasks can run."""
+    import grpc
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        for _name, process in self._running:
-            if process.poll() is None:
-                process.kill()
+    from holdfast.v1 import task_pb2, task_pb2_grpc
 
-    def start(self, name: str, command: list[str]) -> None:
-        # A session of its own: Ctrl-C reaches us alone, so that we decide who stops first.
-        process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
-        self._running.append((name, process))
-        threading.Thread(target=self._watch, args=(process,), daemon=True).start()
+    key = os.environ.get("HOLDFAST_API_KEY")
+    metadata = (("authorization", f"Bearer {key}"),) if key else ()
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = task_pb2_grpc.TaskServiceStub(channel)
+        while not children.is_stopping:
+            with contextlib.suppress(grpc.RpcError):
+                request = task_pb2.ListTasksRequest(namespace=namespace)
+                tasks = stub.ListTasks(request, timeout=1, metadata=metadata).tasks
+                if ids := [task.definition.id for task in tasks if task.workers]:
+                    say(f"ready at {address} with {', '.join(ids)}; try: holdfast trigger {ids[0]} JSON")
+                    return
+            time.sleep(READY_LOOK_S)
 
-    def wait_for_port(self, listen: str) -> bool:
-        """Wait until the newest child accepts connections; False when a child ended or a stop was asked for."""
-        host, port = _split(listen)
-        while not self._ended.wait(0.05):
-            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-                return True
-        return False
 
-    def wait(self) -> int:
-        """Wait until a child ends or a signal comes, stop the others, and return the exit code of it all."""
-        # With a timeout, because a wait without one may keep signals from being handled on some platforms.
-        while not self._ended.wait(1.0):
-            pass
-        first_to_end = next((code for _, process in self._running if (code := process.poll()) is not None), None)
-        for name, process in reversed(self._running):
-            self._end(name, process)
-        if self._asked_to_stop:
-            return exit_codes.DONE
-        code = first_to_end or 0
-        return code if code >= 0 else 128 - code
+def _check_targets(targets: list[str]) -> None:
+    from holdfast_worker.targets import TargetError, find_targets
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        self._ended.set()
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked_to_stop:
-            for _name, process in self._running:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-        self._asked_to_stop = True
-        self._ended.set()
-
-    def _end(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(timeout=STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            print(f"the {name} did not stop within {STOP_DEADLINE_S:.0f} s and is killed", file=sys.stderr)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    try:
+        find_targets(targets)
+    except TargetError as error:
+        raise CommandError(str(error)) from error

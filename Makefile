@@ -8,7 +8,7 @@ BUF_VERSION := 1.75.0
 TESTS ?= tests
 PYTEST_PROCESSES ?= 4
 
-.PHONY: help demo test check bench protos baseline dev clean
+.PHONY: help demo test compose check bench protos baseline dev clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ demo: $(READY) ## Export invoices, kill -9 a worker on page 7, and count what ha
 
 test: $(READY) ## Run all tests (TESTS=path for some); starts its own PostgreSQL
 	@$(PY) -m pytest -n $(PYTEST_PROCESSES) --dist worksteal $(TESTS)
+
+compose: $(READY) ## Build the images and test docker-compose.yml on a container engine (minutes)
+	@$(PY) -m pytest tests/compose
 
 check: $(READY) ## Lint, format, types, and the contract
 	@$(PY) -m ruff check .

@@ -28,6 +28,9 @@ R = TypeVar("R")
 
 MAX_ITEMS = 1000
 MAX_BYTES = 16 * 1024 * 1024
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+_SURROUNDINGS = 64 * 1024
+"""Bytes of a frame that are kept for what is not the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,15 @@ def _batch_call(
     )
     if key is not None:
         record.batch.idempotency_key.CopyFrom(key.to_message(given.get("idempotency_key_ttl")))
+    size, most = record.ByteSize(), (scope.limits.frame_bytes or MAX_FRAME_BYTES) - _SURROUNDINGS
+    if size > most:
+        raise TooLargeError(
+            f"batch: {size:,} bytes are more than the limit of {most:,} of a batch inside a run, which is one "
+            "checkpoint. Trigger several batches.",
+            limit="batch in a run",
+            size=size,
+            maximum=most,
+        )
     return DurableCall(
         kind=run_pb2.CHECKPOINT_KIND_BATCH if wait else run_pb2.CHECKPOINT_KIND_BATCH_TRIGGER,
         record=record,

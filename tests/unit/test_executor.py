@@ -19,7 +19,8 @@ from holdfast_worker.executor import MAX_BODIES
 
 TARGET = """
 import asyncio, os, sys
-from holdfast import step, task, wait
+from holdfast import metadata, step, task, wait
+from holdfast.errors import TooLargeError
 
 @task(id="double")
 async def double(payload: int) -> int:
@@ -35,6 +36,26 @@ async def stepper(payload: int) -> list[int]:
 
 def square(n: int) -> int:
     return n * n
+
+@task(id="sink")
+async def sink(payload: str) -> None: ...
+
+@task(id="triggerer")
+async def triggerer(payload: list[int]) -> None:
+    await asyncio.gather(*(sink.trigger("x" * payload[1]) for _ in range(payload[0])))
+
+@task(id="batcher")
+async def batcher(payload: list[int]) -> str:
+    try:
+        await sink.batch_trigger_and_wait(["x" * payload[1]] * payload[0])
+    except TooLargeError as error:
+        return str(error)
+
+@task(id="chatterer")
+async def chatterer(payload: int) -> None:
+    for n in range(payload // 200_000):
+        metadata.set("key", str(n) + "x" * 200_000)
+        metadata.append("list", 1)
 
 @task(id="parks")
 async def parks(payload: str) -> None:
@@ -121,7 +142,7 @@ def hello(executor: Process) -> wire.Hello:
 def test_it_says_hello_and_runs_async_and_blocking_tasks(execute: Callable[..., Process]) -> None:
     executor = execute()
     said = hello(executor)
-    assert {task.id for task in said.tasks} == {"double", "threaded", "stepper", "parks"}
+    assert {task.id for task in said.tasks} >= {"double", "threaded", "stepper", "parks"}
     assert said.slots == MAX_BODIES
     executor.start("double", b"21")
     reports = executor.receive_reports()
@@ -145,6 +166,37 @@ def test_steps_of_one_gather_travel_together_or_apart_but_each_once(execute: Cal
             break
     assert numbers == [1, 2, 3, 4]
     assert frame.reports[-1].completed.output.data == b"[0,1,4,9]"
+
+
+def test_what_a_gather_asks_for_at_once_is_cut_to_what_frames_carry(execute: Callable[..., Process]) -> None:
+    executor = execute()
+    hello(executor)
+    executor.start("triggerer", b"[12, 900000]")
+    numbers = []
+    while len(numbers) < 12:
+        frame = executor.receive_reports()
+        assert frame.ByteSize() < 3 << 20
+        numbers += [record.seq for report in frame.reports for record in report.records]
+        assert not any(report.HasField("failed") for report in frame.reports)
+    assert numbers == list(range(1, 13))
+
+
+def test_a_report_that_no_frame_carries_fails_its_attempt_and_no_other(execute: Callable[..., Process]) -> None:
+    executor = execute()
+    hello(executor)
+    executor.start("chatterer", b"12000000")
+    (report,) = executor.receive_reports().reports
+    assert report.failed.error.type == "ReportTooLargeError"
+    executor.start("double", b"1", run=2)
+    assert executor.receive_reports().reports[0].HasField("completed")
+
+
+def test_a_batch_that_no_frame_carries_is_an_error_of_the_call(execute: Callable[..., Process]) -> None:
+    executor = execute()
+    hello(executor)
+    executor.start("batcher", b"[12, 900000]")
+    (report,) = executor.receive_reports().reports
+    assert report.completed.output.data.startswith(b'"batch: 10,8')
 
 
 def test_payload_that_does_not_fit_is_not_retried(execute: Callable[..., Process]) -> None:

@@ -64,6 +64,8 @@ from holdfast_worker.replay import Branch, Entry, Replay
 
 T = TypeVar("T")
 
+REPORT_BYTES: Final = 1024 * 1024
+"""Records of one report: what a body asks for at once may be more than a frame carries."""
 REPLAY_PATIENCE_S: Final = 5.0
 """How long a record that is settled waits, at re-entry, for an earlier one that the body may still ask for."""
 AFTER_S: Final = 300.0
@@ -658,8 +660,19 @@ class Body(RunScope):
     # -- reports
 
     def _post(self, **transition: Any) -> None:
-        """Make a report of all that waits to be reported, with or without a transition."""
+        """Make a report of all that waits to be reported, with or without a transition; more than one where a frame
+        could not carry it."""
         outgoing = self._calls.take_outgoing()
+        has_records = bool(outgoing.records)
+        if has_records:
+            *before, outgoing = outgoing.cut(REPORT_BYTES)
+            for part in before:
+                self._number += 1
+                report = Report(run_id=self.run_id, fence=self.fence, number=self._number)
+                report.records.extend(record for _, record in part.records)
+                self._host.post(self, report, Sent(report, part))
+            if before and not outgoing and not transition and not self._outbox.has_unsent:
+                return
         is_final = bool(transition) and not ("park" in transition or "wake" in transition)
         self._number += 1
         report = Report(run_id=self.run_id, fence=self.fence, number=self._number, **transition)
@@ -672,7 +685,7 @@ class Body(RunScope):
             report.records.extend(record for _, record in outgoing.records)
         if outgoing.abandoned:
             report.abandoned_seqs.extend(outgoing.abandoned)
-        self._outbox.fill(report, is_committing=is_final or bool(outgoing.records))
+        self._outbox.fill(report, is_committing=is_final or has_records)
         self._host.post(self, report, sent)
 
     def _want_flush(self) -> None:

@@ -7,7 +7,7 @@ is settled answers one at a time (`replay.AnswerOrder`): `answer_next` is for wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 from holdfast._scope import DurableCall
@@ -40,6 +40,19 @@ class Outgoing:
 
     def __bool__(self) -> bool:
         return bool(self.records or self.abandoned)
+
+    def cut(self, most: int) -> Iterator[Outgoing]:
+        """Parts whose records have about `most` bytes each, in order. What the body gave up is in the last one: that
+        may be a call whose record is in a part before."""
+        part, size = Outgoing(), 0
+        for one in self.records:
+            size += one[1].ByteSize()
+            part.records.append(one)
+            if size > most:
+                yield part
+                part, size = Outgoing(), 0
+        part.abandoned = self.abandoned
+        yield part
 
 
 class Calls:

@@ -50,6 +50,7 @@ from holdfast_worker import creation_order, lifeline
 from holdfast_worker import link as links
 from holdfast_worker.body import Body, Sent, State, TaskLike, abandoned_bodies
 from holdfast_worker.gate import GatedEventLoop
+from holdfast_worker.report_buffer import HARD_FRAME_BYTES, failure_of_too_large, largest_report
 from holdfast_worker.targets import TargetError, load_targets
 
 MAX_BODIES: Final = 2000
@@ -247,8 +248,17 @@ class Executor:
         size = 0
         chunk: list[Report] = []
         sents: list[tuple[Body, Sent]] = []
+        largest = largest_report(self.limits.frame_bytes or HARD_FRAME_BYTES)
         for report, body, sent in reports:
             bytes_ = report.ByteSize()
+            if bytes_ > largest:
+                # Neither the link nor the stream could carry it, and the other bodies here must not suffer for it.
+                log.error("event=report_too_large run=%s bytes=%d", ids.to_text(ids.RUN, report.run_id), bytes_)
+                report = failure_of_too_large(report, bytes_, largest)
+                bytes_ = report.ByteSize()
+                if body is not None:
+                    body.abandon()
+                    body = None
             if chunk and size + bytes_ > FRAME_BYTES:
                 messages.append(self._frame(chunk, sents))
                 chunk, sents, size = [], [], 0

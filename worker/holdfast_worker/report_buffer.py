@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from holdfast.v1.worker_service_pb2 import ConnectRequest, Report, Reports
+from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_LIMIT_EXCEEDED, TaskError
+from holdfast.v1.worker_service_pb2 import ConnectRequest, Failed, Report, Reports
 
 TARGET_FRAME_BYTES = 1024 * 1024
 """A frame takes no further reports once it is this long."""
@@ -132,6 +133,13 @@ class ReportBuffer:
 def largest_report(hard_limit: int) -> int:
     """Bytes of the largest report that fits a frame of `hard_limit` bytes."""
     return hard_limit - FRAME_OVERHEAD_BYTES
+
+
+def failure_of_too_large(report: Report, size: int, limit: int) -> Report:
+    """In place of a report that no frame can carry: the failure of its attempt."""
+    message = f"a report of {size} bytes is over the limit of {limit} bytes of a frame; make what it records smaller"
+    error = TaskError(kind=TASK_ERROR_KIND_LIMIT_EXCEEDED, type="ReportTooLargeError", message=message)
+    return Report(run_id=report.run_id, fence=report.fence, number=report.number, failed=Failed(error=error))
 
 
 def _split(chunk: Chunk, limit: int) -> Iterator[Chunk]:

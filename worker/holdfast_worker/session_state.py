@@ -18,7 +18,6 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from holdfast.v1.payload_pb2 import TaskError, TaskErrorKind
 from holdfast.v1.worker_service_pb2 import (
     Canceled,
     CheckpointPage,
@@ -27,7 +26,6 @@ from holdfast.v1.worker_service_pb2 import (
     Credit,
     Delivery,
     Drop,
-    Failed,
     Goodbye,
     Held,
     HeldAnswer,
@@ -46,7 +44,15 @@ from holdfast.v1.worker_service_pb2 import (
 )
 from holdfast_worker.lease import Lease, seconds
 from holdfast_worker.parcels import Parcels, Posts
-from holdfast_worker.report_buffer import HARD_FRAME_BYTES, Chunk, Frame, Mark, ReportBuffer, largest_report
+from holdfast_worker.report_buffer import (
+    HARD_FRAME_BYTES,
+    Chunk,
+    Frame,
+    Mark,
+    ReportBuffer,
+    failure_of_too_large,
+    largest_report,
+)
 from holdfast_worker.run_table import Body, Phase, RunTable, Seat
 
 log = logging.getLogger(__name__)
@@ -530,15 +536,11 @@ class SessionState:
         limit = largest_report(self._hard_limit)
         if size <= limit:
             return report
-        message = (
-            f"a report of {size} bytes is over the limit of {limit} bytes of a frame; make what it records smaller"
-        )
         log.error("event=report_too_large run=%s bytes=%d limit=%d", report.run_id.hex(), size, limit)
-        parcels.to(executor).drops.append(Drop(run_id=report.run_id, fence=report.fence, reason=message))
-        error = TaskError(
-            kind=TaskErrorKind.TASK_ERROR_KIND_LIMIT_EXCEEDED, type="ReportTooLargeError", message=message
-        )
-        return Report(run_id=report.run_id, fence=report.fence, number=report.number, failed=Failed(error=error))
+        failure = failure_of_too_large(report, size, limit)
+        reason = failure.failed.error.message
+        parcels.to(executor).drops.append(Drop(run_id=report.run_id, fence=report.fence, reason=reason))
+        return failure
 
     def _conclude(self, body: Body, report: Report) -> None:
         """Make the last report of a run whose body is gone."""

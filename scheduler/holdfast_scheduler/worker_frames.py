@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -180,6 +181,26 @@ def checkpoint(one: m.Checkpoint) -> run_pb2.Checkpoint:
     return checkpoint_message(one, child_status=one.child_status, entries=entries)
 
 
+def checkpoint_parts(one: m.Checkpoint) -> Iterator[run_pb2.Checkpoint]:
+    """A checkpoint as messages that fit frames: the results of a batch may need several."""
+    made = checkpoint(one)
+    if made.ByteSize() <= FRAME_AIM or len(made.batch_entries) < 2:
+        yield made
+        return
+    entries = list(made.batch_entries)
+    del made.batch_entries[:]
+    size = 0
+    for entry in entries:
+        bytes_ = entry.ByteSize()
+        if made.batch_entries and size + bytes_ > FRAME_AIM:
+            made.more_batch_entries = True
+            yield made
+            made, size = run_pb2.Checkpoint(seq=made.seq, settled_order=made.settled_order), 0
+        made.batch_entries.append(entry)
+        size += bytes_
+    yield made
+
+
 def start(order: m.Order, start_seq: int) -> w.Start:
     """A start without its checkpoints."""
     run, inputs = order.run, order.inputs
@@ -233,8 +254,7 @@ def _cut_start(message: w.Start, checkpoints: list[m.Checkpoint]) -> Iterator[w.
     """Put the first page of checkpoints into a start, and yield the further pages."""
     pages: list[list[run_pb2.Checkpoint]] = [[]]
     size = 0
-    for one in checkpoints:
-        made = checkpoint(one)
+    for made in (part for one in checkpoints for part in checkpoint_parts(one)):
         size += made.ByteSize()
         if size > FRAME_AIM and pages[-1]:
             pages.append([])
@@ -261,11 +281,11 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
         return size > FRAME_AIM
 
     for run_id, fence, one in delivery.updates:
-        update = message.updates.add(run_id=run_id, fence=fence)
-        update.checkpoint.CopyFrom(checkpoint(one))
-        if full(update.ByteSize()):
-            yield w.ConnectResponse(delivery=message)
-            message, size = w.Delivery(), 0
+        for part in checkpoint_parts(one):
+            update = message.updates.add(run_id=run_id, fence=fence, checkpoint=part)
+            if full(update.ByteSize()):
+                yield w.ConnectResponse(delivery=message)
+                message, size = w.Delivery(), 0
     if acknowledged or delivery.refused:
         message.committed.up_to = acknowledged
         for refusal in delivery.refused:
@@ -283,8 +303,17 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
     for order in delivery.resumes:
         resume = message.resumes.add(start_seq=seq, run_id=order.run.id, fence=order.run.fence)
         seq += 1
-        resume.settled.extend([checkpoint(one) for one in order.checkpoints])
-        if full(resume.ByteSize()):
+        is_here = True
+        for part in (part for one in order.checkpoints for part in checkpoint_parts(one)):
+            if full(part.ByteSize()):
+                # The body goes on with what is here; the rest reaches it as if it had been settled just now.
+                yield w.ConnectResponse(delivery=message)
+                message, size, is_here = w.Delivery(), part.ByteSize(), False
+            if is_here:
+                resume.settled.append(part)
+            else:
+                message.updates.add(run_id=order.run.id, fence=order.run.fence, checkpoint=part)
+        if full(64):
             yield w.ConnectResponse(delivery=message)
             message, size = w.Delivery(), 0
     for order in delivery.starts:
@@ -307,8 +336,15 @@ def held_answer(delivery: m.Delivery) -> w.ConnectResponse:
         answer.drops.add(run_id=run_id, fence=fence, reason=reason)
     for run_id, fence in delivery.cancels:
         answer.cancels.add(run_id=run_id, fence=fence)
-    for run_id, fence, one in delivery.updates:
-        update = answer.updates.add(run_id=run_id, fence=fence)
-        update.checkpoint.CopyFrom(checkpoint(one))
-    delivery.drops, delivery.cancels, delivery.updates = [], [], []
+    updates, size = deque(delivery.updates), 0
+    while updates and size < FRAME_AIM:
+        run_id, fence, one = updates[0]
+        parts = list(checkpoint_parts(one))
+        if len(parts) > 1:
+            break
+        answer.updates.add(run_id=run_id, fence=fence, checkpoint=parts[0])
+        size += parts[0].ByteSize()
+        updates.popleft()
+    # What does not fit is left for the frames that follow: to a worker it was settled a moment later.
+    delivery.drops, delivery.cancels, delivery.updates = [], [], list(updates)
     return w.ConnectResponse(held_answer=answer)

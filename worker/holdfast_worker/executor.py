@@ -88,6 +88,8 @@ class Executor:
         self._max_bodies = max_bodies
         self._arriving: dict[bytes, tuple[Start, list[Checkpoint]]] = {}
         """Starts whose checkpoints are not all here."""
+        self._parts: dict[bytes, tuple[int, Checkpoint]] = {}
+        """Run → fence and the checkpoint of a batch whose entries are not all here."""
         self._reports: list[tuple[Report, Body | None, Sent | None]] = []
         self._frames: deque[tuple[int, list[tuple[Body, Sent]]]] = deque()
         """Frames whose reports are not committed."""
@@ -112,6 +114,7 @@ class Executor:
     def has_left(self, body: Body) -> None:
         if self.bodies.get(body.run_id) is body:
             del self.bodies[body.run_id]
+            self._parts.pop(body.run_id, None)
         self.loop.want_after_turn()
 
     # -- frames that come
@@ -141,7 +144,8 @@ class Executor:
         for update in delivery.updates:
             body = self.bodies.get(update.run_id)
             if body is not None and body.fence == update.fence:
-                body.update(update.checkpoint)
+                for checkpoint in self._whole(update.run_id, update.fence, [update.checkpoint]):
+                    body.update(checkpoint)
                 touched[body] = None
         if delivery.HasField("committed"):
             self._take_committed(delivery, touched)
@@ -184,7 +188,8 @@ class Executor:
 
     def _take_resume(self, resume: Resume) -> None:
         body = self.bodies.get(resume.run_id)
-        if body is None or not body.resume(resume.fence, resume.settled):
+        settled = self._whole(resume.run_id, resume.fence, resume.settled)
+        if body is None or not body.resume(resume.fence, settled):
             report = Report(run_id=resume.run_id, fence=resume.fence, number=1, released=Released())
             self._reports.append((report, None, None))
 
@@ -207,6 +212,23 @@ class Executor:
             del self._arriving[page.run_id]
             self._begin(*arriving)
 
+    def _whole(self, run_id: bytes, fence: int, parts: Iterable[Checkpoint]) -> list[Checkpoint]:
+        """The checkpoints of which all entries are here now."""
+        found: list[Checkpoint] = []
+        for one in parts:
+            if not one.status:  # only the first part of a checkpoint says more than its number
+                begun = self._parts.pop(run_id, None)
+                if begun is None or begun[0] != fence or begun[1].seq != one.seq:
+                    continue
+                begun[1].batch_entries.extend(one.batch_entries)
+                begun[1].more_batch_entries = one.more_batch_entries
+                one = begun[1]
+            if one.more_batch_entries:
+                self._parts[run_id] = fence, one
+            else:
+                found.append(one)
+        return found
+
     def _forget_arriving(self, run_id: bytes, fence: int) -> bool:
         arriving = self._arriving.get(run_id)
         if arriving is None or arriving[0].fence > fence:
@@ -219,7 +241,7 @@ class Executor:
             task = self._tasks.get(start.task_id)
             if task is None:
                 raise HoldfastError(f"task {start.task_id!r} is not among the tasks that this worker has loaded")
-            body = Body(self, task, start, checkpoints)
+            body = Body(self, task, start, self._whole(start.run_id, start.fence, checkpoints))
         except Exception as error:  # a Start that nobody can begin must not end the other bodies
             log.exception("event=start_failed run=%s", ids.to_text(ids.RUN, start.run_id))
             failed = Failed(error=TaskError(kind=TASK_ERROR_KIND_USER, type=type(error).__name__, message=str(error)))

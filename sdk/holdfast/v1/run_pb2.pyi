@@ -280,7 +280,7 @@ class Attempt(_message.Message):
     def __init__(self, number: _Optional[int] = ..., state: _Optional[_Union[AttemptState, str]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker: _Optional[str] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("seq", "identity", "kind", "name", "status", "fingerprint", "settled_order", "attempt", "permanent", "value", "error", "subject_id", "is_cached", "payload_differs", "due_at", "child_status", "batch_entries", "location", "continuation")
+    __slots__ = ("seq", "identity", "kind", "name", "status", "fingerprint", "settled_order", "attempt", "permanent", "value", "error", "subject_id", "is_cached", "payload_differs", "due_at", "child_status", "batch_entries", "location", "continuation", "more_batch_entries")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +300,7 @@ class Checkpoint(_message.Message):
     BATCH_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     CONTINUATION_FIELD_NUMBER: _ClassVar[int]
+    MORE_BATCH_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     seq: int
     identity: str
     kind: CheckpointKind
@@ -319,7 +320,8 @@ class Checkpoint(_message.Message):
     batch_entries: _containers.RepeatedCompositeFieldContainer[BatchEntry]
     location: str
     continuation: bytes
-    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., kind: _Optional[_Union[CheckpointKind, str]] = ..., name: _Optional[str] = ..., status: _Optional[_Union[CheckpointStatus, str]] = ..., fingerprint: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., attempt: _Optional[int] = ..., permanent: _Optional[bool] = ..., value: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ..., subject_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., payload_differs: _Optional[bool] = ..., due_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., child_status: _Optional[_Union[RunStatus, str]] = ..., batch_entries: _Optional[_Iterable[_Union[BatchEntry, _Mapping]]] = ..., location: _Optional[str] = ..., continuation: _Optional[bytes] = ...) -> None: ...
+    more_batch_entries: bool
+    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., kind: _Optional[_Union[CheckpointKind, str]] = ..., name: _Optional[str] = ..., status: _Optional[_Union[CheckpointStatus, str]] = ..., fingerprint: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., attempt: _Optional[int] = ..., permanent: _Optional[bool] = ..., value: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ..., subject_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., payload_differs: _Optional[bool] = ..., due_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., child_status: _Optional[_Union[RunStatus, str]] = ..., batch_entries: _Optional[_Iterable[_Union[BatchEntry, _Mapping]]] = ..., location: _Optional[str] = ..., continuation: _Optional[bytes] = ..., more_batch_entries: _Optional[bool] = ...) -> None: ...
 
 class BatchEntry(_message.Message):
     __slots__ = ("run_id", "is_cached", "status", "output", "error")

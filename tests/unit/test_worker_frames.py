@@ -1,0 +1,96 @@
+"""What a commit brings is cut to what frames carry, and put together again on the other side."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from holdfast.v1 import worker_service_pb2 as w
+from holdfast.v1.payload_pb2 import Payload
+from holdfast.v1.run_pb2 import Checkpoint
+from holdfast_scheduler import ids
+from holdfast_scheduler import model as m
+from holdfast_scheduler.worker_frames import frames, held_answer
+from holdfast_worker.executor import Executor
+
+RUN = ids.new_id()
+LARGEST = 4 * 1024 * 1024 - 1024
+
+
+def settled(place: int, items: int, each: int) -> m.Checkpoint:
+    """A batch whose items returned so many bytes."""
+    output = Payload(data=b"x" * each).SerializeToString()
+    entries = [m.BatchEntry(ids.new_id(), False, m.COMPLETED, output, None) for _ in range(items)]
+    found = m.Checkpoint(RUN, place, "i", m.BATCH, "n", m.SUCCEEDED, b"", place, 1, False)
+    found.entries = entries
+    return found
+
+
+def joined(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    executor: Any = object.__new__(Executor)
+    executor._parts = {}
+    return [whole for one in checkpoints for whole in executor._whole(RUN, 3, [one])]
+
+
+def of_frames(sent: list[w.ConnectResponse]) -> list[Checkpoint]:
+    found: list[Checkpoint] = []
+    for frame in sent:
+        assert frame.ByteSize() <= LARGEST
+        found += [update.checkpoint for update in frame.held_answer.updates]
+        found += [update.checkpoint for update in frame.delivery.updates]
+        found += [one for resume in frame.delivery.resumes for one in resume.settled]
+        found += [one for start in frame.delivery.starts for one in start.checkpoints]
+        found += frame.checkpoint_page.checkpoints
+    return found
+
+
+@pytest.mark.parametrize("way", ["update", "resume", "start", "held"])
+def test_results_that_no_frame_carries_arrive_whole(way: str) -> None:
+    checkpoints = [settled(1, 40, 200_000), settled(2, 2, 1_000_000), settled(3, 1, 1_000_000), settled(4, 3, 10)]
+    delivery = m.Delivery()
+    # The names of a run's and an order's fields that frames read.
+    run: Any = SimpleNamespace(
+        id=RUN,
+        fence=3,
+        task="t",
+        attempt=1,
+        recoveries=0,
+        last_seq=4,
+        settled=4,
+        queue="q",
+        max_attempts=1,
+        version="v",
+    )
+    run.lane = ""
+    inputs = m.Inputs(b"", [], None, None, None, RUN, None, 0, 1, False)
+    order = m.Order(run, inputs, checkpoints, b"", b"", None, False)
+    if way == "resume":
+        delivery.resumes = [order]
+    elif way == "start":
+        delivery.starts = [order]
+    else:
+        delivery.updates = [(RUN, 3, one) for one in checkpoints]
+    sent = [held_answer(delivery)] if way == "held" else []
+    sent += frames(delivery, 0, 1)
+    found = joined(of_frames(sent))
+    assert [(one.seq, one.settled_order, len(one.batch_entries)) for one in found] == [
+        (1, 1, 40),
+        (2, 2, 2),
+        (3, 3, 1),
+        (4, 4, 3),
+    ]
+    for one, checkpoint in zip(found, checkpoints, strict=True):
+        assert one.kind == m.BATCH
+        assert not one.more_batch_entries
+        assert [e.run_id for e in one.batch_entries] == [ids.to_text(ids.RUN, e.run_id) for e in checkpoint.entries]  # type: ignore[arg-type, union-attr]
+
+
+def test_a_batch_that_is_sent_anew_is_not_taken_twice() -> None:
+    delivery = m.Delivery(updates=[(RUN, 3, settled(1, 40, 200_000))])
+    parts = of_frames(list(frames(delivery, 0, 1)))
+    assert len(parts) > 3
+    again = [Checkpoint.FromString(part.SerializeToString()) for part in parts]
+    (found,) = joined([*parts[:3], *again])
+    assert len(found.batch_entries) == 40

@@ -115,6 +115,7 @@ class CommitLoop:
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
         self._stopping = False
+        self._is_hurried = False
         self._backlog: dict[str, bool] = {}
         self._expected: set[str] = set()  # namespaces of which a look is wanted since the last commit began
         self._fresh_leases_due = True  # after a start, and after an outage
@@ -177,7 +178,12 @@ class CommitLoop:
                 if in_thread:
                     batch = await loop.run_in_executor(self._thread, self._commit, commands, offers)
                 else:
-                    batch = self._commit(commands, offers)
+                    batch = self._commit(commands, offers, is_hurried=True)
+            except ConflictError:
+                # Another scheduler holds a lock, perhaps one that stands still. Wait for it where nobody else has to.
+                self._queue.extendleft(reversed(taken))
+                in_thread = True
+                continue
             except LostError as error:
                 self._outage(taken, error)
                 in_thread = True
@@ -259,8 +265,10 @@ class CommitLoop:
 
     # --- in the database thread --------------------------------------------------------------------------------------
 
-    def _commit(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
+    def _commit(self, commands: list[Command], offers: dict[str, list[Offer]], *, is_hurried: bool = False) -> _Batch:
+        """Commit; `is_hurried` is for the loop's thread: the first conflict is raised, with nothing committed."""
         started = time.perf_counter()
+        self._is_hurried = is_hurried
         batch = self._try(commands, offers)
         self.meter.seconds += time.perf_counter() - started
         self.meter.commits += 1
@@ -273,6 +281,8 @@ class CommitLoop:
             try:
                 return self._once(commands, {ns: [replace(one) for one in group] for ns, group in offers.items()})
             except ConflictError as error:
+                if self._is_hurried:
+                    raise
                 log.info("conflict, trying again commands=%d error=%s", len(commands), str(error).split("\n")[0])
                 time.sleep(0.001 * attempt)
                 failure = StorageUnavailableError("too many conflicts with other schedulers; ask again")
@@ -291,6 +301,7 @@ class CommitLoop:
         self, commands: list[Command], offers: dict[str, list[Offer]], failure: RequestError | Exception
     ) -> _Batch:
         """One of the commands fails: halve until it stands alone, down to the report or the item."""
+        self._is_hurried = False  # from here on, a part may be committed before another one meets a conflict
         if len(commands) > 1:
             middle = len(commands) // 2
             first = self._try(commands[:middle], offers)
@@ -327,7 +338,7 @@ class CommitLoop:
             raise
 
     def _once(self, commands: list[Command], offers: dict[str, list[Offer]]) -> _Batch:
-        tx = self._database.begin()
+        tx = self._database.begin(is_hurried=self._is_hurried)
         try:
             grouped: dict[str, list[tuple[int, Command]]] = {}
             outcomes: list[Any] = [None] * len(commands)

@@ -126,8 +126,9 @@ class Database:
             return PostgresDatabase(parsed)
         raise DatabaseUrlError(f"{kind!r} is not a database that Holdfast uses; use sqlite:/// or postgresql://")
 
-    def begin(self) -> Transaction:
-        """Begin a transaction on the writing connection. Raises: LostError."""
+    def begin(self, *, is_hurried: bool = False) -> Transaction:
+        """Begin a transaction on the writing connection; one that is hurried soon gives up waiting for a lock of
+        another scheduler, with ConflictError. Raises: LostError."""
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -284,7 +285,7 @@ class SqliteDatabase(Database):
         self._writer: sqlite3.Connection | None = None
         self._last_now = 0
 
-    def begin(self) -> Transaction:
+    def begin(self, *, is_hurried: bool = False) -> Transaction:
         with _sqlite_errors():
             if self._writer is None:
                 self._writer = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5)
@@ -450,6 +451,11 @@ def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     return _upsert(table.name, key, tuple(name for name in columns if name not in key), select)
 
 
+PATIENT_LOCK: Final = "10s"
+HURRIED_LOCK: Final = "250ms"
+"""How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
+
+
 class PostgresDatabase(Database):
     """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
 
@@ -469,11 +475,17 @@ class PostgresDatabase(Database):
         self._notifier: Any = None
         self._is_closed = threading.Event()
         self._listener: threading.Thread | None = None
+        self._is_hurried = False
 
-    def begin(self) -> Transaction:
+    def begin(self, *, is_hurried: bool = False) -> Transaction:
         with self.errors():
             if self._writer is None or self._writer.closed or self._writer.broken:
                 self._writer = self.connect()
+                self._is_hurried = False
+            if self._is_hurried != is_hurried:
+                self._writer.execute(f"SET lock_timeout = '{HURRIED_LOCK if is_hurried else PATIENT_LOCK}'")
+                self._writer.commit()
+                self._is_hurried = is_hurried
         return PostgresTransaction(self, self._writer)
 
     def connect(self, *, autocommit: bool = False, name: str = "holdfast-scheduler") -> Any:
@@ -483,7 +495,7 @@ class PostgresDatabase(Database):
             autocommit=autocommit,
             connect_timeout=5,
             application_name=name,
-            options="-c jit=off -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
+            options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
             prepare_threshold=1,
         )
 

@@ -274,8 +274,8 @@ class Driver:
         begin = self.database.begin
         at_clock: dict[type, type] = {}
 
-        def begin_at_clock() -> Transaction:
-            tx = begin()
+        def begin_at_clock(*, is_hurried: bool = False) -> Transaction:
+            tx = begin(is_hurried=is_hurried)
             kind = type(tx)
             if kind not in at_clock:
                 at_clock[kind] = type(kind.__name__, (kind,), {"now": property(lambda _tx: clock.now)})

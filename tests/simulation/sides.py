@@ -61,13 +61,13 @@ class SimDatabase(SqliteDatabase):
         self.breaks_at_commit: Callable[[], bool | None] = lambda: None
         """None: it does not; else whether the commit was done before the connection broke."""
 
-    def begin(self) -> Transaction:
+    def begin(self, *, is_hurried: bool = False) -> Transaction:
         if self.is_away():
             raise LostError("the database is away")
         if self._writer is None:
             self._writer = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             self._writer.execute("PRAGMA synchronous=OFF")
-        tx = super().begin()
+        tx = super().begin(is_hurried=is_hurried)
         commit = tx.commit
 
         def commit_or_break() -> None:

@@ -241,6 +241,26 @@ def test_a_session_that_renews_while_another_replica_expires_it_keeps_its_runs(t
     assert two[0].status(run_id) == "EXECUTING"
 
 
+def test_a_replica_that_stands_still_in_a_commit_does_not_silence_another(two: tuple[Driver, Driver]) -> None:
+    """On the event loop's thread a commit does not wait for another's locks: the loop hands it to a thread."""
+    worker = two[0].worker()
+    run_id = two[0].trigger().run_id
+    report = m.ApplyReports(two[0].namespace, worker.session, 1, [worker.report_of(run_id, rules.COMPLETE)])
+    with two[1].transaction() as tx:
+        store.load_runs(tx, two[1].namespace, [run_id])
+        began = time.monotonic()
+        with pytest.raises(ConflictError):
+            two[0].loop._commit([report], {}, is_hurried=True)
+        assert time.monotonic() - began < 5
+        done: list[Any] = []
+        patient = threading.Thread(target=lambda: done.append(two[0].loop._commit([report], {})))
+        patient.start()
+        patient.join(1)
+        assert patient.is_alive()
+    patient.join()
+    assert two[0].status(run_id) == "COMPLETED"
+
+
 def test_an_event_that_another_replica_is_taking_up_is_not_taken_again(two: tuple[Driver, Driver]) -> None:
     with two[0].transaction() as tx:
         store.insert_pending_events(tx, [(two[0].namespace, ids.new_id(), 1, ids.new_id()) for _ in range(3)])

@@ -43,6 +43,13 @@ def test_every_file_that_the_readme_links_to_is_there(repository: Path) -> None:
             assert (path.parent / target).exists(), f"{document} links to {target}"
 
 
+def test_the_guarantees_name_tests_that_are_there(repository: Path) -> None:
+    text = (repository / "docs" / "guarantees.md").read_text()
+    tests = (repository / "tests" / "integration" / "test_promises.py").read_text()
+    there = set(re.findall(r"^def (test_promise_\d_\w+)", tests, re.M))
+    assert set(re.findall(r"`(test_promise_\d_\w*[a-z])`", text)) == there
+
+
 def test_every_make_target_that_the_documents_name_is_there(repository: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (repository / "Makefile").read_text(), re.M))
     for document in ("README.md", "CONTRIBUTING.md"):

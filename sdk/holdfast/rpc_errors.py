@@ -71,8 +71,8 @@ def of_checkpoint(error: errors.ErrorInfo) -> HoldfastError:
 def unavailable(addresses: str, detail: str) -> SchedulerUnavailableError:
     """Nobody answered."""
     return SchedulerUnavailableError(
-        f"No scheduler answered at {addresses} ({detail}). Is it running? Its address comes from HOLDFAST_ADDRESS "
-        "or holdfast.configure(address=...)."
+        f"No scheduler answered at {addresses} ({detail}). Is it running (for development: `holdfast dev TARGET`)? "
+        "Its address comes from HOLDFAST_ADDRESS, --address of the command line, or holdfast.configure(address=...)."
     )
 
 

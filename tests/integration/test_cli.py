@@ -88,23 +88,37 @@ def test_version_and_help_need_no_scheduler(site: Deployment) -> None:
         (("trigger", "greet", "--address", "http://x"), "HOST:PORT"),
         (("runs", "list", "--status", "BROKEN"), "COMPLETED"),
         (("worker", "shop.py", "--slots", "0"), "slots"),
+        (("scheduler", "--database", "mysql://x/y"), "mysql"),
+        (("migrate", "--database", "mysql://x/y"), "mysql"),
+        (("dev", "shop.py", "--database", "mysql://x/y"), "mysql"),
+        (("scheduler", "--listen", "here"), "HOST:PORT"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(site: Deployment, arguments: tuple[str, ...], part: str) -> None:
     assert_one_line_error(site.holdfast(*arguments), 2, part)
 
 
+def test_a_worker_with_a_wrong_key_is_exit_code_5(site: Deployment) -> None:
+    site.start("scheduler", "scheduler", "--listen", site.address, environment={"HOLDFAST_API_KEY": "right"})
+    done = site.holdfast("worker", "shop.py")
+    assert done.returncode == 5, done.stderr
+    assert f"error: the scheduler at {site.address} refused this worker" in done.stderr.splitlines()[-1]
+
+
 def test_no_scheduler_is_exit_code_4(site: Deployment) -> None:
-    assert_one_line_error(site.holdfast("runs", "list"), 4, site.address)
+    assert_one_line_error(site.holdfast("runs", "list"), 4, site.address, "holdfast dev", "--address")
+
+
+def test_health_takes_the_usual_port_when_none_is_named(site: Deployment) -> None:
+    for address in ("127.0.0.9", "127.0.0.9,"):
+        assert_one_line_error(site.holdfast("health", "--address", address), 4, "127.0.0.9:4653 ")
 
 
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("--database", "mysql://x/y"), "mysql"),
         (("--database", "sqlite:////dev/null/x.db"), "/dev/null/x.db"),
         (("--database", "postgresql://nobody@127.0.0.1:1/x"), "127.0.0.1"),
-        (("--listen", "here"), "HOST:PORT"),
         (("--listen", "0.0.0.0:0"), "--insecure"),
     ],
 )
@@ -126,6 +140,27 @@ def test_trigger_waits_and_prints_the_output(running: Deployment) -> None:
     assert (done.returncode, done.stdout) == (0, '"hello Ada"\n'), done.stderr
     failed = running.holdfast("trigger", "give-up", "--wait")
     assert_one_line_error(failed, 1, "FAILED", "no way")
+    assert failed.stderr.startswith("error: run_")
+
+
+def test_a_run_is_replayed_with_its_payload_or_another(running: Deployment) -> None:
+    run_id = running.holdfast("trigger", "greet", '{"name": "Ada"}').stdout.strip()
+    same = running.holdfast("runs", "replay", run_id)
+    other = running.holdfast("runs", "replay", run_id, '{"name": "Grace"}', "--json")
+    for replayed, name in ((same.stdout.strip(), "Ada"), (json.loads(other.stdout)["id"], "Grace")):
+        assert replayed != run_id
+        assert running.holdfast("runs", "watch", replayed).returncode == 0
+        shown = json.loads(running.holdfast("runs", "show", replayed, "--json").stdout)
+        assert shown["output"] == f"hello {name}"
+    logged = running.holdfast("runs", "logs", run_id)
+    assert (logged.returncode, logged.stdout, logged.stderr) == (0, "", "nothing logged so far\n")
+
+
+def test_the_help_names_the_default_database(site: Deployment) -> None:
+    for command in ("scheduler", "migrate", "dev"):
+        shown = " ".join(site.holdfast(command, "--help").stdout.split())
+        assert "./holdfast.db" in shown
+        assert "./.holdfast/holdfast.sqlite3" in shown
 
 
 def test_trigger_reads_files_and_standard_input_and_knows_keys(running: Deployment) -> None:

@@ -17,6 +17,6 @@ UNREACHABLE: Final = 4
 REFUSED: Final = 5
 """The scheduler refused the request."""
 CANNOT_START: Final = 6
-"""A server could not start: its port is taken, its database is in use or away, an extra is not installed."""
+"""A server could not start: its port is taken or open to all, its database in use or away, an extra missing."""
 INTERRUPTED: Final = 130
 """Ctrl-C."""

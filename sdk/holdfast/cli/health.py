@@ -27,12 +27,12 @@ def check(address: str | None = None) -> int:
     """
     found = address or os.environ.get("HOLDFAST_ADDRESS") or _own_address(os.environ.get("HOLDFAST_LISTEN", ""))
     answers = []
-    for one in found.split(","):
-        answer = _ask(one.strip())
+    for one in map(_with_port, filter(None, map(str.strip, found.split(",")))):
+        answer = _ask(one)
         if answer == "SERVING":
-            print(f"{one.strip()} {answer}")
+            print(f"{one} {answer}")
             return exit_codes.DONE
-        answers.append(f"{one.strip()} {answer}")
+        answers.append(f"{one} {answer}")
     print(f"error: no scheduler serves: {', '.join(answers)}", file=sys.stderr)
     return exit_codes.UNREACHABLE
 
@@ -41,6 +41,11 @@ def _own_address(listen: str) -> str:
     host, _, port = listen.rpartition(":")
     wildcards = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"{wildcards.get(host, host)}:{port or DEFAULT_PORT}"
+
+
+def _with_port(address: str) -> str:
+    """As the SDK and the worker read it: a port that is left out is the usual one."""
+    return address if ":" in address.rpartition("]")[2] else f"{address}:{DEFAULT_PORT}"
 
 
 def _ask(address: str) -> str:

@@ -37,7 +37,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help='Id of a run ("run_...
 
 @app.callback(invoke_without_command=True)
 def root(context: typer.Context) -> None:
-    """Show and cancel runs."""
+    """Show, cancel and replay runs."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -167,6 +167,27 @@ def cancel(
     return exit_codes.DONE
 
 
+@app.command("replay")
+def replay(
+    run_id: RunId,
+    payload: Annotated[
+        str | None,
+        typer.Argument(metavar="[JSON]", help="Another payload; @FILE reads a file and - standard input."),
+    ] = None,
+    as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+) -> int:
+    """Make a new run with the payload of an old one, and print its id. The old one stays as it is."""
+    values = [] if payload is None else [read_json(payload)]
+    handle = _talk(address, namespace, lambda: runs.replay(run_id, *values))
+    if as_json:
+        show.print_json({"id": handle.id})
+    else:
+        print(handle.id)
+    return exit_codes.DONE
+
+
 @app.command("logs")
 def logs(
     run_id: RunId,
@@ -176,20 +197,22 @@ def logs(
 ) -> int:
     """Print what a run has logged so far, oldest line first."""
 
-    async def ask() -> None:
-        token = ""
+    async def ask() -> bool:
+        token, found = "", False
         while True:
             page = await runs.logs(run_id, page_token=token)
             for line in page:
+                found = True
                 if as_json:
                     show.print_json(show.log_document(line))
                 else:
                     print(show.log_text(line))
             token = page.next_page_token
             if not token:
-                return
+                return found
 
-    _talk(address, namespace, ask)
+    if not _talk(address, namespace, ask):
+        print("nothing logged so far", file=sys.stderr)
     return exit_codes.DONE
 
 
@@ -257,7 +280,7 @@ def _print_end(run: Run, as_json: bool) -> int:
     elif run.status == RunStatus.COMPLETED:
         show.print_json(run.output)
     else:
-        print(f"{run.id} ended {run.status}: {run.error}", file=sys.stderr)
+        print(f"error: {run.id} ended {run.status}" + (f": {run.error}" if run.error else ""), file=sys.stderr)
     return _exit_code(run.status)
 
 

@@ -22,6 +22,8 @@ from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, parse_addresse
 DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 """Where `holdfast dev` keeps its state, below the current folder."""
 
+DATABASES = ("sqlite", "postgresql", "postgres")
+
 READY_LOOK_S = 0.2
 """How often `holdfast dev` asks whether its worker has connected."""
 
@@ -36,7 +38,8 @@ Database = Annotated[
     typer.Option(
         envvar="HOLDFAST_DATABASE_URL",
         metavar="URL",
-        help="sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or the path of a SQLite file.",
+        help="sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME, or the path of a SQLite file; "
+        "by default ./holdfast.db, with `dev` ./.holdfast/holdfast.sqlite3.",
     ),
 ]
 Listen = Annotated[str, typer.Option(envvar="HOLDFAST_LISTEN", metavar="HOST:PORT", help="Address to listen on.")]
@@ -44,9 +47,10 @@ Targets = Annotated[
     list[str], typer.Argument(metavar="TARGET...", help="Modules, or paths to .py files, that define tasks.")
 ]
 Slots = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Runs that may execute at once, in all processes together.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Runs that may execute at once, in all processes together; by default 100."),
 ]
-Processes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Executor processes.")]
+Processes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Executor processes; by default 1.")]
 
 
 def scheduler(
@@ -65,8 +69,9 @@ def scheduler(
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
     leave_with_dev()
+    _split(listen)
     code = run_scheduler(
-        database_url=database_url(database) if database else None,
+        database_url=_checked_database_url(database),
         listen=listen,
         insecure=insecure,
         reflection=reflection,
@@ -80,7 +85,7 @@ def migrate(database: Database = None) -> int:
         from holdfast_scheduler.main import run_migrate
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
-    code = run_migrate(database_url(database) if database else None)
+    code = run_migrate(_checked_database_url(database))
     return exit_codes.CANNOT_START if code == SCHEDULER_DID_NOT_START else code
 
 
@@ -131,7 +136,12 @@ def worker(
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    return exit_codes.REFUSED if code == WORKER_REFUSED else code
+    if code == WORKER_REFUSED:
+        raise CommandError(
+            f"the scheduler at {scheduler} refused this worker; the line event=refused above says why",
+            exit_codes.REFUSED,
+        )
+    return code
 
 
 def dev(
@@ -147,6 +157,7 @@ def dev(
     One that crashes or is killed is started again.
     """
     _check_targets(targets)
+    _checked_database_url(database)
     _refuse_taken_port(listen)
     if database is None:
         DEV_DATABASE.parent.mkdir(exist_ok=True)
@@ -171,6 +182,20 @@ def dev(
 def database_url(text: str) -> str:
     """A database URL as it is; the path of a SQLite file as a URL."""
     return text if "://" in text else f"sqlite:///{text}"
+
+
+def _checked_database_url(text: str | None) -> str | None:
+    """The URL of a database that Holdfast can use; None when none is named."""
+    if not text:
+        return None
+    url = database_url(text)
+    kind = url.partition("://")[0].partition("+")[0]
+    if kind not in DATABASES:
+        raise CommandError(
+            f"--database: {kind!r} is not a database that Holdfast uses; use sqlite:///FILE or "
+            "postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    return url
 
 
 def _extra_missing(error: ModuleNotFoundError) -> CommandError:

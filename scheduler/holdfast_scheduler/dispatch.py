@@ -25,6 +25,7 @@ class Offer:
 
     session: bytes
     namespace: str
+    connection_no: int
     tasks: frozenset[str]
     version: str
     slots: int
@@ -34,6 +35,8 @@ class Offer:
 def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
     """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take, now
     or when they have room again. `offers` has all connected sessions, also those without room."""
+    if backlog or unit.queued:
+        offers = _still_here(unit, offers)
     left = _resume_parked(unit, {offer.session: offer for offer in offers}, backlog)
     backlog = backlog or left
     starts: list[Run] = []
@@ -73,6 +76,18 @@ def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
         # The oldest were all of tasks whose workers are full by now; others may wait for those that are not.
     _order_starts(unit, starts)
     return left or any(run.session is not None for run in unit.queued.values())
+
+
+def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
+    """The offers of workers that have not connected to another replica meanwhile.
+
+    The rows of their sessions stay locked: a worker that connects elsewhere now is reconciled there after this commit,
+    and what it is given here, and will never hear of, is found then.
+    """
+    if not offers:
+        return offers
+    numbers = store.lock_connections(unit.tx, unit.namespace, [offer.session for offer in offers])
+    return [offer for offer in offers if numbers.get(offer.session) == offer.connection_no]
 
 
 def _with_room(offers: list[Offer]) -> dict[str, list[Offer]]:

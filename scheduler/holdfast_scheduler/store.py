@@ -486,6 +486,12 @@ def load_session(tx: Transaction, namespace: str, session: bytes) -> Row | None:
     return rows[0] if rows else None
 
 
+def lock_connections(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> dict[bytes, int]:
+    """Lock sessions, and return the number of the newest connection of each that exists."""
+    sql = "SELECT id, connection_no FROM sessions WHERE namespace = ? AND id {in}"
+    return dict(tx.fetch_in(sql, sessions, (namespace,), lock="id"))
+
+
 def upsert_session(tx: Transaction, row: Row) -> None:
     """Write (namespace, id, secret, connection_no, replica, lease_until, worker, version)."""
     tx.upsert(schema.sessions, ("namespace", "id"), _SESSION, [row])

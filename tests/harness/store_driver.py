@@ -139,7 +139,7 @@ class Worker:
         if not self.connected:
             return None
         places = self.places - len(self.bodies)
-        return Offer(self.session, self.driver.namespace, self.tasks, self.version, free, places)
+        return Offer(self.session, self.driver.namespace, self.connection_no, self.tasks, self.version, free, places)
 
     def take(self, delivery: Delivery) -> None:
         """Take what a commit brought."""

@@ -292,3 +292,27 @@ def test_what_another_replica_causes_is_tried_again(two: tuple[Driver, Driver], 
     assert isinstance(database, PostgresDatabase)
     with pytest.raises(ConflictError), database.errors():
         raise getattr(psycopg.errors, name)("in the way")
+
+
+def test_promise_7_a_worker_that_moves_is_given_nothing_that_it_will_not_hear_of(two: tuple[Driver, Driver]) -> None:
+    """One replica commits with the credit of a worker that has just connected to the other one."""
+    left, joined = two
+
+    def once() -> None:
+        worker = left.worker(slots=1)
+        credit = worker.offer()
+        assert credit is not None
+        joined.worker(slots=0)  # knows the task; the one that moves says nothing of credit yet
+        made = new()
+
+        def move() -> None:
+            joined.one(m.ResumeSession(joined.namespace, worker.session, worker.secret, []))
+            joined.do(m.ReconcileHeld(joined.namespace, worker.session, {}))
+
+        race(lambda: left.do(m.TriggerRuns(left.namespace, [made]), offers=[credit]), move)
+        assert left.status(made.id) == "QUEUED"
+        left.workers.clear()
+        left.do(m.EndSession(left.namespace, worker.session, False, "", None))
+        left.cancel(made.id)
+
+    repeated(once)

@@ -68,7 +68,7 @@ class _Stream:
         is_open = self.is_reconciled and len(self._outbox) < OUTBOX_LIMIT
         slots = self._free_slots - on_the_way if is_open else 0
         places = self._free_places - on_the_way
-        return Offer(self.session, self.namespace, self.tasks, self.version, slots, places)
+        return Offer(self.session, self.namespace, self.connection_no, self.tasks, self.version, slots, places)
 
     def deliver(self, delivery: Delivery | None, acknowledged: int) -> None:
         """Queue what a commit brought."""

@@ -174,7 +174,22 @@ def test_trigger_reads_files_and_standard_input_and_knows_keys(running: Deployme
 
 
 def test_unknown_task_is_exit_code_3_with_near_names(running: Deployment) -> None:
-    assert_one_line_error(running.holdfast("trigger", "gret", "{}"), 3, "gret", "greet")
+    assert_one_line_error(running.holdfast("trigger", "gret", "{}"), 3, "gret", "greet", "namespace 'default'")
+
+
+def test_a_key_hit_with_another_payload_is_told_once(running: Deployment) -> None:
+    first = running.holdfast("trigger", "greet", '{"name": "Ada"}', "--key", "k").stdout
+    again = running.holdfast("trigger", "greet", '{"name": "Grace"}', "--key", "k")
+    assert again.stdout == first
+    assert_one_line_error(again, 0, "warning: run_", "another payload")
+
+
+def test_a_failed_run_shows_its_error_once_beside_its_stack(running: Deployment) -> None:
+    run_id = running.holdfast("trigger", "give-up").stdout.strip()
+    assert running.holdfast("runs", "watch", run_id).returncode == 1
+    shown = running.holdfast("runs", "show", run_id).stdout
+    assert "as above" in shown
+    assert sum("no way" in line for line in shown.split("Traceback")[0].splitlines()) == 1
 
 
 def test_unknown_and_malformed_run_ids(running: Deployment) -> None:

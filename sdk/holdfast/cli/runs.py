@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -17,6 +18,7 @@ from holdfast.cli import exit_codes, show
 from holdfast.cli.failure import CommandError
 from holdfast.cli.options import Address, AsJson, Namespace
 from holdfast.client import Client
+from holdfast.errors import TaskNotFoundError
 from holdfast.handles import RunHandle
 from holdfast.options import TriggerOptions
 from holdfast.run import Run
@@ -71,7 +73,11 @@ def trigger(
         await handle.wait()
         return handle, await runs.retrieve(handle)
 
-    handle, run = _talk(address, namespace, ask)
+    logging.getLogger("holdfast").setLevel(logging.ERROR)  # what the SDK warns of is said below
+    try:
+        handle, run = _talk(address, namespace, ask)
+    except TaskNotFoundError as error:
+        raise CommandError(f"{error} (asked in namespace {namespace!r} at {address})", exit_codes.NOT_FOUND) from error
     if handle.payload_differs:
         print(f"warning: {handle.id} has this key and was triggered with another payload", file=sys.stderr)
     if run is not None:
@@ -80,7 +86,7 @@ def trigger(
         show.print_json({"id": handle.id, "is_cached": handle.is_cached, "payload_differs": handle.payload_differs})
     else:
         print(handle.id)
-        if handle.is_cached:
+        if handle.is_cached and not handle.payload_differs:
             print("this run existed already under the key", file=sys.stderr)
     return exit_codes.DONE
 

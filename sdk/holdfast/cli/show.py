@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.errors import ErrorInfo
 from holdfast.run import Run
 from holdfast.runs import LogLine
 
@@ -104,7 +105,7 @@ def print_run(run: Run, sentence: str) -> None:
                 Text(one.worker),
                 _instant(one.started_at),
                 _took(one.started_at, one.ended_at),
-                Text(str(one.error) if one.error else ""),
+                Text(_error_of_attempt(one.error, run.error)),
             )
         _print("", attempts)
     if run.checkpoints:
@@ -116,6 +117,13 @@ def print_run(run: Run, sentence: str) -> None:
         _print("", checkpoints)
     if run.error and run.error.stack:
         _print("", Text(run.error.stack))
+
+
+def _error_of_attempt(error: ErrorInfo | None, end: ErrorInfo | None) -> str:
+    """An attempt's error; the one that the run ended with is printed once."""
+    if error is None:
+        return ""
+    return "as above" if end is not None and str(error) == str(end) else str(error)
 
 
 def state_text(run: Run) -> str:

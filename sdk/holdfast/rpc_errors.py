@@ -13,7 +13,15 @@ from holdfast.errors import HoldfastError, RequestError, SchedulerUnavailableErr
 from holdfast.v1.run_pb2 import ItemError
 
 DETAILS_KEY = "grpc-status-details-bin"
-UNAVAILABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+UNAVAILABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        # By the other end: a call that arrives at the very end of a scheduler that stops. One that is canceled at this
+        # end is an asyncio.CancelledError.
+        grpc.StatusCode.CANCELLED,
+    }
+)
 
 _BY_REASON: dict[str, type[RequestError]] = {
     "TASK_NOT_FOUND": errors.TaskNotFoundError,

@@ -114,9 +114,9 @@ async def test_each_caller_gets_its_own_outcome(scheduler, client):
 
 
 async def test_a_call_is_repeated_with_the_same_ids(scheduler, client):
-    scheduler.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE]
+    scheduler.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE]
     handle = await double.trigger(1)
-    assert len(scheduler.requests) == 3
+    assert len(scheduler.requests) == 4
     assert {request.items[0].run_id for request in scheduler.requests} == {handle.id}
 
 

@@ -83,7 +83,8 @@ class Meter:
 class _Waiting:
     command: Command
     future: asyncio.Future[Any] | None
-    weight: int = 1
+    weight: int = 1  # rows, about
+    size: int = 0  # bytes of payloads and results
 
 
 @dataclass(slots=True)
@@ -134,10 +135,12 @@ class CommitLoop:
         elif len(self._queue) >= self._world.settings.commands and not isinstance(command, _KEPT):
             future.set_exception(OverloadedError())
         else:
-            weight = len(command.items) if isinstance(command, (m.TriggerRuns, m.TriggerBatch)) else 1
+            weight, size = 1, 0
+            if isinstance(command, (m.TriggerRuns, m.TriggerBatch)):
+                weight, size = len(command.items), sum([len(new.payload) for new in command.items])
             if isinstance(command, m.ApplyReports):
-                weight = len(command.reports)
-            self._queue.append(_Waiting(command, future if wanted else None, weight))
+                weight, size = len(command.reports), sum([_size(one) for one in command.reports])
+            self._queue.append(_Waiting(command, future if wanted else None, weight, size))
             self._filled.set()
         return future
 
@@ -229,10 +232,12 @@ class CommitLoop:
     def _take(self) -> list[_Waiting]:
         queue, most = self._queue, self._world.settings.commit_rows
         taken = [queue.popleft()]
-        weight = taken[0].weight
-        while queue and weight + queue[0].weight <= most:
+        weight, size = taken[0].weight, taken[0].size
+        most_bytes = self._world.settings.commit_bytes
+        while queue and weight + queue[0].weight <= most and size + queue[0].size <= most_bytes:
             taken.append(queue.popleft())
             weight += taken[-1].weight
+            size += taken[-1].size
         return taken
 
     def _outage(self, taken: list[_Waiting], error: LostError) -> None:
@@ -392,6 +397,13 @@ class CommitLoop:
 def _judges(command: Command) -> bool:
     """Whether the command may end sessions for their silence."""
     return type(command) is m.Tick or (type(command) is m.EndSession and command.lost)
+
+
+def _size(report: m.Report) -> int:
+    size = len(report.output or b"")
+    for record in report.records:
+        size += len(record.value or b"") + sum([len(new.payload) for new in record.items])
+    return size
 
 
 def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], backlog: bool) -> Committed:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast_scheduler import model as m
-from holdfast_scheduler import propagation, reporting, sessions, store, tokens
+from holdfast_scheduler import propagation, queues, reporting, sessions, store, tokens
 from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.dispatch import Offer, dispatch
 from holdfast_scheduler.errors import not_found_fault
 from holdfast_scheduler.ids import run_text
@@ -21,19 +22,19 @@ _CALL_TIMED_OUT: Final = error_bytes(
 
 
 def apply_commands(
-    unit: UnitOfWork, commands: list[Command], offers: list[Offer], backlog: bool, replica: bytes
-) -> tuple[list[Any], bool]:
+    unit: UnitOfWork, commands: list[Command], offers: list[Offer], backlog: Backlog, replica: bytes
+) -> list[Any]:
     """Apply the commands of one namespace in order, carry their effects to a fixpoint, start what can be started, and
-    write everything. Returns the outcomes and whether queued runs may be left."""
+    write everything. Returns the outcomes."""
     trigger = Trigger(unit)
     _look_up(unit, trigger, commands)
     outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
     propagation.propagate(unit)
     if unit.ended_sessions:
         offers = [one for one in offers if one.session not in unit.ended_sessions]
-    backlog = dispatch(unit, offers, backlog)
+    dispatch(unit, offers, backlog)
     unit.flush()
-    return outcomes, backlog
+    return outcomes
 
 
 def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> None:
@@ -135,7 +136,7 @@ def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: 
                 unit.settle(checkpoint, m.SUCCEEDED)
             else:
                 unit.settle(checkpoint, m.FAILED_CHECKPOINT, error=_CALL_TIMED_OUT)
-    waiting = [run for run in due if run.status == m.DELAYED and run.reason == m.SCHEDULED]
+    waiting = [run for run in due if run.status == m.DELAYED and run.reason in (m.SCHEDULED, m.DEBOUNCED)]
     for run in due:
         unit.transition(run, rules.DUE)
     begin_time_to_live(unit, [run for run in waiting if run.status == m.QUEUED])
@@ -174,7 +175,15 @@ def _event(unit: UnitOfWork, trigger: Trigger, command: PostponedEvent, _replica
 
 
 def _look(unit: UnitOfWork, trigger: Trigger, command: m.Look, _replica: bytes) -> None:
-    return None
+    unit.opened.update(command.queues)
+
+
+def _pause_queue(unit: UnitOfWork, trigger: Trigger, command: m.PauseQueue, _replica: bytes) -> None:
+    queues.pause(unit, command.name, command.paused)
+
+
+def _update_queue(unit: UnitOfWork, trigger: Trigger, command: m.UpdateQueue, _replica: bytes) -> None:
+    queues.update(unit, command.name, command.limits)
 
 
 class PostponedEvent:
@@ -206,5 +215,7 @@ _HANDLERS: Final[dict[type, Callable[[UnitOfWork, Trigger, Any, bytes], Any]]] =
     m.EndSession: _end,
     m.CatchUp: _catch_up,
     m.Look: _look,
+    m.PauseQueue: _pause_queue,
+    m.UpdateQueue: _update_queue,
     PostponedEvent: _event,
 }

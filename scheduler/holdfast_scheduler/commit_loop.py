@@ -12,13 +12,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from holdfast_scheduler import model as m
 from holdfast_scheduler import store
+from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.commands import PostponedEvent, apply_commands
 from holdfast_scheduler.database import ConflictError, Database, DataError, LostError
 from holdfast_scheduler.dispatch import Offer
@@ -64,8 +65,8 @@ class Committed:
     touched: set[bytes]
     timed: list[tuple[int, bytes]]
     timed_tokens: list[tuple[int, bytes]]
-    backlog: bool
-    is_left_queued: bool  # runs became QUEUED here that this replica did not start
+    timed_queues: list[tuple[int, str]]
+    left: m.Left
     ended_sessions: list[bytes]
 
 
@@ -117,8 +118,9 @@ class CommitLoop:
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
         self._stopping = False
         self._is_hurried = False
-        self._backlog: dict[str, bool] = {}
-        self._expected: set[str] = set()  # namespaces of which a look is wanted since the last commit began
+        self._backlogs: dict[str, Backlog] = {}
+        self._expected: set[str] = set()  # namespaces of which a scan is wanted since the last commit began
+        self._heard: list[tuple[str, m.Left]] = []  # what other replicas have told since then
         self._fresh_leases_due = True  # after a start, and after an outage
         self._last_now = 0  # the database's clock at the last commit
         self.steady_since: float | None = None
@@ -145,12 +147,24 @@ class CommitLoop:
         return future
 
     def expect_backlog(self, namespace: str) -> None:
-        """Have the next commit look into the queues: a worker with other tasks came, or another replica queued runs."""
+        """Have the next commit look where runs wait: a worker came, or another replica may have queued some."""
         self._expected.add(namespace)
 
-    def has_backlog(self, namespace: str) -> bool:
-        """Whether runs may wait that a worker with credit could take."""
-        return namespace in self._expected or self._backlog.get(namespace, True)
+    def hear(self, namespace: str, left: m.Left) -> None:
+        """Another replica tells what a commit of its own has left for others."""
+        self._heard.append((namespace, left))
+
+    def has_backlog(self, namespace: str, tasks: Collection[str] | None = None) -> bool:
+        """Whether runs may wait that a worker with credit for these tasks could take; None means any worker."""
+        if namespace in self._expected or self._heard:
+            return True
+        backlog = self._backlogs.get(namespace)
+        return backlog is None or backlog.may_wait(tasks)
+
+    def is_backlog_known(self, namespace: str) -> bool:
+        """Whether every lane in which runs wait is listed. If not, a look each second finds the others."""
+        backlog = self._backlogs.get(namespace)
+        return backlog is None or backlog.lanes.are_all_known
 
     def tells_of_worker(self, opened_at: float) -> bool:
         """Whether the end of a stream, opened at this instant of the monotonic clock, tells of its worker: it does not
@@ -219,15 +233,28 @@ class CommitLoop:
     def _begin(self) -> None:
         """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""
         for namespace in self._expected:
-            self._backlog[namespace] = True
+            self._backlog(namespace).expect()
         self._expected.clear()
+        for namespace, left in self._heard:
+            self._backlog(namespace).hear(left.places, left.opened, bodies=left.bodies)
+        self._heard.clear()
 
     def _note(self, batch: _Batch) -> None:
-        """After a commit. One that was halved had several: what any of them left behind is left."""
-        left: dict[str, bool] = {}
+        """After a commit."""
         for committed in batch.committed:
-            left[committed.namespace] = left.get(committed.namespace, False) or committed.backlog
-        self._backlog.update(left)
+            self._backlog(committed.namespace).end_commit()
+
+    def _backlog(self, namespace: str) -> Backlog:
+        found = self._backlogs.get(namespace)
+        if found is None:
+            found = self._backlogs[namespace] = Backlog()
+        return found
+
+    def _distrust(self) -> None:
+        """A commit has failed, or nobody knows: what it left in memory does not count."""
+        for backlog in self._backlogs.values():
+            backlog.expect()
+        self._world.queue_changes = None
 
     def _take(self) -> list[_Waiting]:
         queue, most = self._queue, self._world.settings.commit_rows
@@ -361,27 +388,33 @@ class CommitLoop:
                 else:
                     grouped.setdefault(command.namespace, []).append((place, command))
             committed = []
+            units = []
             for namespace, group in grouped.items():
                 unit = UnitOfWork(tx, namespace, self._world)
-                backlog = self._backlog.get(namespace, True)
+                units.append(unit)
                 mine = [command for _, command in group]
-                results, backlog = apply_commands(unit, mine, offers.get(namespace, []), backlog, self._replica)
+                results = apply_commands(unit, mine, offers.get(namespace, []), self._backlog(namespace), self._replica)
                 for (place, _), outcome in zip(group, results, strict=True):
                     if place >= 0:
                         outcomes[place] = outcome
-                committed.append(_committed(unit, mine, results, backlog))
+                committed.append(_committed(unit, mine, results))
         except BaseException:
+            self._distrust()
             tx.rollback()
             raise
         try:
             tx.commit()
         except LostError as error:
+            self._distrust()
             error.in_doubt = True
             tx.rollback()  # SQLite keeps a transaction open whose COMMIT met a full disk
             raise
         except BaseException:
+            self._distrust()
             tx.rollback()
             raise
+        if any(unit.changes_queues for unit in units):
+            self._world.queue_changes = None
         # A commit that stood still in its middle is noticed only now; the next one gives fresh leases then.
         self._fresh_leases_due = not fresh_leases and self._is_gap(tx.now)
         if self._fresh_leases_due or fresh_leases:
@@ -406,7 +439,7 @@ def _size(report: m.Report) -> int:
     return size
 
 
-def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], backlog: bool) -> Committed:
+def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) -> Committed:
     acknowledged: dict[bytes, int] = {}
     ended_sessions = []
     for command, result in zip(commands, results, strict=True):
@@ -425,8 +458,8 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any], ba
         unit.touched,
         unit.timed,
         unit.timed_tokens,
-        backlog,
-        bool(unit.queued),
+        unit.timed_queues,
+        unit.left,
         ended_sessions,
     )
 

@@ -17,7 +17,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from holdfast.v1.payload_pb2 import Payload, TaskError
 from holdfast.v1.run_pb2 import Debounce as DebounceMessage
 from holdfast.v1.run_pb2 import IdempotencyKey, ItemError, RunHandle, TriggerItem, TriggerOptions, TriggerOutcome
+from holdfast.v1.task_pb2 import QueueDefinition
 from holdfast_scheduler import ids
+from holdfast_scheduler.definitions import queue_limits as limits_of
 from holdfast_scheduler.errors import INVALID_ARGUMENT, RefusedError, invalid, shown, too_large
 from holdfast_scheduler.model import (
     SCOPE_ATTEMPT,
@@ -28,6 +30,7 @@ from holdfast_scheduler.model import (
     ItemFault,
     KeyUse,
     NewRun,
+    QueueLimits,
 )
 from holdfast_scheduler.settings import MICROSECONDS, Limits
 
@@ -91,6 +94,8 @@ def _apply_options(run: NewRun, options: TriggerOptions, limits: Limits) -> None
         duration_us("options.max_duration", options.max_duration, limits, least=1)  # read from `options` at each start
     if options.HasField("debounce"):
         run.debounce = _debounce(options.debounce, limits)
+        if run.delay_us or run.start_at is not None:
+            raise invalid("options.debounce", "excludes options.delay and options.delay_until: it is a delay itself")
     priority = options.priority
     if priority:
         if not -limits.priority_s <= priority <= limits.priority_s:  # also refuses NaN
@@ -285,6 +290,23 @@ def instant_us(field: str, instant: Timestamp) -> int:
     if not 0 <= micros < _LATEST_US:
         raise invalid(field, f"{instant.seconds} s since the epoch is not within the years 1970 to 9999")
     return micros
+
+
+def queue_limits(field: str, definition: QueueDefinition, limits: Limits) -> QueueLimits:
+    """The limits of a queue.
+
+    Raises: RefusedError when one is above the limit `queue_limit`, or a rate has no period or a period no rate.
+    """
+    for name in ("concurrency_limit", "total_concurrency_limit", "rate_limit", "depth_limit"):
+        value = getattr(definition, name)
+        if value > limits.queue_limit:
+            most = f"the limit queue_limit of {limits.queue_limit:,}"
+            raise invalid(f"{field}.{name}", f"{value:,} is more than {most}; 0 means none")
+    if definition.HasField("rate_period") != bool(definition.rate_limit):
+        raise invalid(f"{field}.rate_limit", "goes together with rate_period: give both or neither")
+    if definition.rate_limit:
+        duration_us(f"{field}.rate_period", definition.rate_period, limits, least=1)
+    return limits_of(definition)
 
 
 def page_size_from(size: int, default: int, limits: Limits) -> int:

@@ -26,6 +26,8 @@ from sqlalchemy.exc import ArgumentError
 from holdfast_scheduler.errors import DatabaseInUseError, DatabaseUrlError
 
 Row = tuple[Any, ...]
+Given = tuple[tuple[str, type[sa.types.TypeEngine[Any]]], ...]
+"""Names and types of the values that a query is given for each of several rows."""
 
 LISTENER: Final = "holdfast-listener"
 """Name, in PostgreSQL, of the connection on which a scheduler hears the others."""
@@ -53,6 +55,8 @@ class Transaction:
 
     now: int
     """The database's clock when the transaction began, in microseconds since the Unix epoch, UTC."""
+    queue_changes: int = 0
+    """Differs from that of the last transaction when another scheduler has changed queues meanwhile."""
     statements: int = 0
     """Statements sent so far, for the benchmark's table."""
 
@@ -69,6 +73,19 @@ class Transaction:
 
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
         """Like `fetch_in` with at most `limit` rows, locked; rows that another one has locked are passed over."""
+        raise NotImplementedError
+
+    def claim_each(self, sql: str, given: Given, groups: Sequence[Row], params: Sequence[Any] = ()) -> list[Row]:
+        """The rows of a query for each group, locked; rows that another transaction has locked are passed over.
+
+        The query holds `{name}` for each value of a group, after the parameters `params`; `given` names them.
+        """
+        raise NotImplementedError
+
+    def leap(self, sql: str, given: Given, first: Row, params: Sequence[Any], limit: int) -> list[Row]:
+        """Begin with `first`, which is not returned, and repeat a query for the next row after `{name}`..., at most
+        `limit` times. So the different values in an index are read without reading all its entries.
+        """
         raise NotImplementedError
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
@@ -190,6 +207,21 @@ class SqliteTransaction(Transaction):
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
         return self.fetch_in(f"{sql} LIMIT {int(limit)}", values, params)
 
+    # SQLite has no LATERAL, and needs none: a statement costs no round trip here.
+    def claim_each(self, sql: str, given: Given, groups: Sequence[Row], params: Sequence[Any] = ()) -> list[Row]:
+        text = _numbered(sql, given, len(params))
+        rows: list[Row] = []
+        for group in groups:
+            rows += self.fetch(text, (*params, *group))
+        return rows
+
+    def leap(self, sql: str, given: Given, first: Row, params: Sequence[Any], limit: int) -> list[Row]:
+        text = _numbered(sql, given, len(params))
+        rows = [first]
+        while len(rows) <= limit and (found := self.fetch(text, (*params, *rows[-1]))):
+            rows += found
+        return rows[1:]
+
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         self.statements += 1
         with _sqlite_errors():
@@ -217,6 +249,13 @@ class SqliteTransaction(Transaction):
     def rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._connection.rollback()
+
+
+@lru_cache
+def _numbered(sql: str, given: Given, before: int) -> str:
+    for at, (name, _) in enumerate(given, before + 1):
+        sql = sql.replace(f"{{{name}}}", f"?{at}")
+    return sql
 
 
 @lru_cache
@@ -321,6 +360,12 @@ def _array_type(column: sa.Column[Any]) -> str:
     return _ARRAYS[type(column.type)]
 
 
+_CLOCK: Final = (
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
+    " (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
+)
+
+
 class PostgresTransaction(Transaction):
     """A bulk statement sends one array per column and unnests them: one statement whatever the number of rows.
 
@@ -333,20 +378,30 @@ class PostgresTransaction(Transaction):
         self._database = database
         self._connection = connection
         self._now = 0
+        self._queue_changes = 0
         with database.errors():
             self._leave = contextlib.ExitStack()
             self._pipeline = self._leave.enter_context(connection.pipeline())
             # `clock_timestamp` because a transaction that waited for a lock must not see an instant before what it
             # waited for.
-            self._clock = self._send("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8", ())
+            self._clock = self._send(_CLOCK, ())
 
     @property
     def now(self) -> int:  # type: ignore[override]
         """The database's clock when the transaction began; read together with the first result that is waited for."""
+        self._read_clock()
+        return self._now
+
+    @property
+    def queue_changes(self) -> int:  # type: ignore[override]
+        """Differs from that of the last transaction when somebody has changed queues meanwhile."""
+        self._read_clock()
+        return self._queue_changes
+
+    def _read_clock(self) -> None:
         if not self._now:
             with self._database.errors():
-                self._now = self._clock.fetchone()[0]
-        return self._now
+                self._now, self._queue_changes = self._clock.fetchone()
 
     def _send(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Send a statement; its results wait in the cursor that is returned."""
@@ -368,6 +423,16 @@ class PostgresTransaction(Transaction):
 
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
         return self.fetch_in(f"{sql} LIMIT {int(limit)} FOR UPDATE SKIP LOCKED", values, params)
+
+    def claim_each(self, sql: str, given: Given, groups: Sequence[Row], params: Sequence[Any] = ()) -> list[Row]:
+        if not groups:
+            return []
+        with self._database.errors():
+            arrays = [list(column) for column in zip(*groups, strict=True)]
+            return cast(list[Row], self._send(_pg_each(sql, given), (*arrays, *params)).fetchall())
+
+    def leap(self, sql: str, given: Given, first: Row, params: Sequence[Any], limit: int) -> list[Row]:
+        return self.fetch(_pg_leap(sql, given), (*first, *params, limit + 1))[1:]
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         with self._database.errors():
@@ -417,6 +482,28 @@ class PostgresTransaction(Transaction):
 @lru_cache
 def _percent(sql: str) -> str:
     return re.sub(r"\?", "%b", sql.replace("%", "%%"))
+
+
+def _of_given(sql: str, given: Given) -> str:
+    for name, _ in given:
+        sql = sql.replace(f"{{{name}}}", f"given.{name}")
+    return sql
+
+
+@lru_cache
+def _pg_each(sql: str, given: Given) -> str:
+    arrays = ", ".join(f"?::{_ARRAYS[kind]}[]" for _, kind in given)
+    names = ", ".join(name for name, _ in given)
+    lateral = f"CROSS JOIN LATERAL ({_of_given(sql, given)} FOR UPDATE SKIP LOCKED) AS found"
+    return _percent(f"SELECT found.* FROM unnest({arrays}) AS given({names}) {lateral}")
+
+
+@lru_cache
+def _pg_leap(sql: str, given: Given) -> str:
+    names = ", ".join(name for name, _ in given)
+    first = ", ".join(f"?::{_ARRAYS[kind]}" for _, kind in given)
+    step = f"SELECT found.* FROM given CROSS JOIN LATERAL ({_of_given(sql, given)}) AS found"
+    return f"WITH RECURSIVE given({names}) AS (SELECT {first} UNION ALL {step}) SELECT * FROM given LIMIT ?"
 
 
 def _pg_source(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...]) -> tuple[dict[str, str], str]:

@@ -2,7 +2,7 @@
 
 A run that becomes QUEUED while a worker has credit and nothing older waits is started in the same commit. Otherwise it
 stays in its queue, and `backlog` tells the next commit to look there first. Woken runs go back to the worker that
-holds their parked body, ahead of new starts.
+holds their parked body, ahead of new starts; in limited queues they are admitted in turn with those.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
+from holdfast_scheduler.backlog import Backlog
+from holdfast_scheduler.claiming import Claims, Credit, order_in_lane
 from holdfast_scheduler.model import Checkpoint, Inputs, Order, Run
 from holdfast_scheduler.propagation import batch_entries
 from holdfast_scheduler.unit_of_work import UnitOfWork
+
+GATED_BODIES: Final = 1_000
+"""Woken bodies in limited queues that one commit looks at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,50 +38,81 @@ class Offer:
     places: int
 
 
-def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: bool) -> bool:
-    """Start and resume what can be. Returns whether queued runs may be left that these offers' workers could take, now
-    or when they have room again. `offers` has all connected sessions, also those without room."""
-    if backlog or unit.queued:
-        offers = _still_here(unit, offers)
-    left = _resume_parked(unit, {offer.session: offer for offer in offers}, backlog)
-    backlog = backlog or left
+def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> None:
+    """Start and resume what can be; `unit.left` says what could not. `offers` has all connected sessions, also those
+    without room."""
+    gates = unit.gates()
+    for queue in (*unit.opened, *unit.changed_queues):
+        backlog.open(queue)
+    for queue, lane in unit.vacated if gates else ():
+        if queue in gates:
+            backlog.open(queue, lane)
+            unit.left.opened.add(queue)
+    unit.left.opened.update(unit.changed_queues)
+    if not _may_begin(unit, offers, backlog):
+        return
+    offers = _still_here(unit, offers)
+    sessions = {offer.session: offer for offer in offers}
+    woken = _woken(unit, sessions, backlog, gates)
+    resumed = [run for run in woken if run.queue not in gates and _resume(unit, run, sessions)]
+    gated = [run for run in woken if run.queue in gates] if gates else []
+    bodies = [
+        run for run in gated if _has_slot(run, sessions) and not backlog.is_closed(run.queue, run.lane, is_body=True)
+    ]
+    claims = Claims(unit, backlog, gates)
+    fresh = [run for run in unit.queued.values() if run.session is None]
     starts: list[Run] = []
-    while True:
-        by_task = _with_room(offers)
-        room = sum(min(one.slots, one.places) for one in offers if one.slots > 0 and one.places > 0)
-        if not room:
-            left = left or backlog or any(run.session is None for run in unit.queued.values())
-            break
-        # Nobody looks for tasks of which all workers are full: whether runs of theirs wait is not known.
-        full = [one for one in offers if one.slots <= 0 or one.places <= 0]
-        unseen = {task for one in full for task in one.tasks if task not in by_task}
-        claimed: list[Run] = []
-        if backlog:
-            unit.flush()  # so that the claim sees what was queued, started or canceled here
-            claimed = unit.adopt(store.claim(unit.tx, unit.namespace, list(by_task), room))
-            left = left or bool(unseen)
-        candidates = {run.id: run for run in (*claimed, *unit.queued.values())}
-        begun = len(starts)
-        for run in sorted(candidates.values(), key=_order):
-            if run.status != m.QUEUED or run.session is not None:
-                continue
-            choices = by_task.get(run.task, ())
-            offer = max((o for o in choices if o.slots > 0 and o.places > 0), key=_free, default=None)
-            if offer is None:
-                left = left or bool(choices) or run.task in unseen
-                continue
-            offer.slots -= 1
-            offer.places -= 1
-            starts.append(run)
-            _begin(unit, run, offer)
-        if len(claimed) < room:
-            break
-        if len(starts) == begun:
-            left = True
-            break
-        # The oldest were all of tasks whose workers are full by now; others may wait for those that are not.
+
+    def begin(run: Run) -> bool:
+        if run.session is not None:
+            if not _resume(unit, run, sessions):
+                return False
+            resumed.append(run)
+            return True
+        if not _start(unit, run, offers):
+            return False
+        starts.append(run)
+        return True
+
+    credit = _credit(offers)
+    if credit.room:
+        claims.scan()
+    if bodies or (credit.room and claims.may_claim(credit, fresh)):
+        claims.take(lambda: _credit(offers), fresh, bodies, begin)
+    elif credit.room:
+        # Nothing waits: what was queued here starts without a look at the database.
+        ungated = [run for run in fresh if run.queue not in gates] if gates else fresh
+        for run in claims.order(ungated) if len(ungated) > credit.room else sorted(ungated, key=order_in_lane):
+            begin(run)
+    _order_resumes(unit, resumed)
     _order_starts(unit, starts)
-    return left or any(run.session is not None for run in unit.queued.values())
+    _note_left(unit, backlog, woken, sessions)
+
+
+def _note_left(unit: UnitOfWork, backlog: Backlog, woken: list[Run], sessions: dict[bytes, Offer]) -> None:
+    left = unit.left
+    for run in unit.queued.values():
+        if run.session is None:
+            left.places.add((run.queue, run.lane, run.task))
+        elif run.session not in sessions:
+            left.bodies = backlog.has_bodies = True
+    for place in left.places:
+        backlog.lanes.add(*place)
+    for run in woken:
+        if run.status == m.QUEUED:
+            if run.queue in backlog.closed and backlog.is_closed(run.queue, run.lane, is_body=True):
+                backlog.has_gated_bodies = True
+            else:
+                backlog.has_bodies = True
+
+
+def _may_begin(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> bool:
+    """Whether there is anything to look at."""
+    if unit.queued or backlog.is_stale or backlog.has_bodies:
+        return True
+    return (
+        backlog.lanes.count > 0 and next(backlog.lanes.turns(_credit(offers).by_task, backlog.closed), None) is not None
+    )
 
 
 def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
@@ -90,57 +127,74 @@ def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
     return [offer for offer in offers if numbers.get(offer.session) == offer.connection_no]
 
 
-def _with_room(offers: list[Offer]) -> dict[str, list[Offer]]:
-    """Offers that can take a start, by task."""
-    by_task: dict[str, list[Offer]] = {}
+def _credit(offers: list[Offer]) -> Credit:
+    credit = Credit(0, {})
     for one in offers:
-        if one.slots > 0 and one.places > 0:
+        room = min(one.slots, one.places)
+        if room > 0:
+            credit.room += room
             for task in one.tasks:
-                by_task.setdefault(task, []).append(one)
-    return by_task
+                credit.by_task[task] = credit.by_task.get(task, 0) + room
+    return credit
 
 
-def _order(run: Run) -> tuple[int, bytes]:
-    return (run.order_at, run.id)
-
-
-def _free(offer: Offer) -> int:
-    return offer.slots
-
-
-def _begin(unit: UnitOfWork, run: Run, offer: Offer) -> None:
+def _start(unit: UnitOfWork, run: Run, offers: list[Offer]) -> bool:
+    """Give a run to the worker that has its task and the most room."""
+    best: Offer | None = None
+    for one in offers:
+        if one.slots > 0 and one.places > 0 and run.task in one.tasks and (best is None or one.slots > best.slots):
+            best = one
+    if best is None:
+        return False
+    best.slots -= 1
+    best.places -= 1
     unit.queued.pop(run.id, None)
     if not run.version or run.started_at is None:
-        run.version = offer.version
-    unit.transition(run, rules.START, session=offer.session)
+        run.version = best.version
+    unit.transition(run, rules.START, session=best.session)
+    return True
 
 
-def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) -> bool:
-    """Continue woken bodies in place. Returns whether some of these sessions' woken runs are left."""
-    candidates = {run.id: run for run in unit.queued.values() if run.session in offers}
-    room = sum(offer.slots for offer in offers.values() if offer.slots > 0)
-    full = [offer.session for offer in offers.values() if offer.slots <= 0] if backlog else []
-    left = bool(full) and store.has_woken(unit.tx, unit.namespace, full)
-    if backlog and room:
-        sessions = [offer.session for offer in offers.values() if offer.slots > 0]
-        if candidates:
-            unit.flush()
-        claimed = unit.adopt(store.claim_parked(unit.tx, unit.namespace, sessions, room))
-        left = left or len(claimed) == room
-        for run in claimed:
-            if run.status == m.QUEUED and run.session in offers:
-                candidates[run.id] = run
-    resumed: list[Run] = []
-    for run in sorted(candidates.values(), key=_order):
-        assert run.session is not None
-        offer = offers[run.session]
-        if offer.slots <= 0:
-            left = True
-            continue
-        offer.slots -= 1
-        unit.queued.pop(run.id, None)
-        unit.transition(run, rules.RESUME, session=run.session)
-        resumed.append(run)
+def _has_slot(run: Run, sessions: dict[bytes, Offer]) -> bool:
+    return run.session in sessions and sessions[run.session].slots > 0
+
+
+def _resume(unit: UnitOfWork, run: Run, sessions: dict[bytes, Offer]) -> bool:
+    """Continue a woken body in place."""
+    if not _has_slot(run, sessions):
+        return False
+    assert run.session is not None
+    sessions[run.session].slots -= 1
+    unit.queued.pop(run.id, None)
+    unit.transition(run, rules.RESUME, session=run.session)
+    return True
+
+
+def _woken(unit: UnitOfWork, sessions: dict[bytes, Offer], backlog: Backlog, gates: frozenset[str]) -> list[Run]:
+    """Runs whose parked bodies these sessions hold and that are to go on, in their order."""
+    found = {run.id: run for run in unit.queued.values() if run.session in sessions}
+    if not backlog.has_bodies:
+        return sorted(found.values(), key=order_in_lane)
+    backlog.has_bodies = backlog.has_gated_bodies = False
+    with_slots = [offer.session for offer in sessions.values() if offer.slots > 0]
+    full = [offer.session for offer in sessions.values() if offer.slots <= 0]
+    if with_slots:
+        unit.flush()
+        room = sum(sessions[session].slots for session in with_slots)
+        rows = store.claim_parked(unit.tx, unit.namespace, with_slots, room, gated=False if gates else None)
+        backlog.has_bodies = len(rows) >= room
+        if gates:
+            limited = store.claim_parked(unit.tx, unit.namespace, with_slots, GATED_BODIES, gated=True)
+            backlog.has_bodies = backlog.has_bodies or len(limited) >= GATED_BODIES
+            rows += limited
+        found.update((run.id, run) for run in unit.adopt(rows) if run.status == m.QUEUED and run.session in sessions)
+    if full and not backlog.has_bodies:
+        backlog.has_bodies = store.has_woken(unit.tx, unit.namespace, full)
+    return sorted(found.values(), key=order_in_lane)
+
+
+def _order_resumes(unit: UnitOfWork, resumed: list[Run]) -> None:
+    """Put together what the workers need to continue these bodies."""
     unknown = [run.id for run in resumed if run.id not in unit.fresh and run.last_seq]
     settled: dict[bytes, list[Checkpoint]] = {}
     if unknown:
@@ -153,7 +207,6 @@ def _resume_parked(unit: UnitOfWork, offers: dict[bytes, Offer], backlog: bool) 
         assert run.session is not None
         fresh = unit.fresh.get(run.id) or applicable(run, settled.get(run.id, ()))
         unit.delivery(run.session).resumes.append(Order(run, None, fresh))
-    return left
 
 
 def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:

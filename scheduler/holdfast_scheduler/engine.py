@@ -71,12 +71,14 @@ class Engine:
         self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
         self._timers = Timers(self._runs_due)
         self._token_timers = Timers(self._tokens_due)
+        self._queue_timers = Timers(self._queues_due)
         self._graces: set[asyncio.TimerHandle] = set()
         self._replicas = Replicas(
             database,
             self.replica,
             on_session=self._session_has_news,
             on_queued=self._queued_elsewhere,
+            on_left=self._left_elsewhere,
             on_ended=self._ended_elsewhere,
         )
         self._looking: set[asyncio.Task[None]] = set()
@@ -121,6 +123,7 @@ class Engine:
         self._replicas.stop()
         self._timers.stop()
         self._token_timers.stop()
+        self._queue_timers.stop()
         for handle in self._graces:
             handle.cancel()
         self.watchers.stop()
@@ -203,10 +206,10 @@ class Engine:
         handle = asyncio.get_running_loop().call_later(self.settings.reconnect_grace, lost)
         self._graces.add(handle)
 
-    def credit_changed(self, namespace: str) -> None:
-        """A worker can take more: look into the queues if anything may wait there."""
-        if self._commits.has_backlog(namespace):
-            self.send(m.Look(namespace))
+    def credit_changed(self, connection: Connection) -> None:
+        """A worker can take more: look where runs wait, if any of its tasks may."""
+        if self._commits.has_backlog(connection.namespace, connection.tasks):
+            self.send(m.Look(connection.namespace))
 
     # --- after each commit, and by the clock -------------------------------------------------------------------------
 
@@ -227,8 +230,9 @@ class Engine:
                     connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
                 else:
                     self._replicas.session(namespace, session)
-            if committed.is_left_queued:
-                self._replicas.queued(namespace)
+            self._replicas.left(namespace, committed.left)
+            if committed.left.again:
+                self.send(m.Look(namespace))
             if committed.ended:
                 self._replicas.ended(namespace)
             for session in committed.ended_sessions:
@@ -250,6 +254,9 @@ class Engine:
             if committed.timed_tokens:
                 self._token_timers.set_clock(committed.now)
                 self._token_timers.add(namespace, committed.timed_tokens)
+            if committed.timed_queues:
+                self._queue_timers.set_clock(committed.now)
+                self._queue_timers.add(namespace, [(at, name.encode()) for at, name in committed.timed_queues])
 
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, run_ids in due.items():
@@ -258,6 +265,10 @@ class Engine:
     def _tokens_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, token_ids in due.items():
             self.send(m.TokensDue(namespace, token_ids))
+
+    def _queues_due(self, due: dict[str, list[bytes]]) -> None:
+        for namespace, names in due.items():
+            self.send(m.Look(namespace, [name.decode() for name in names]))
 
     def _close_connections(self) -> None:
         for connection in list(self._connections.values()):
@@ -278,6 +289,11 @@ class Engine:
 
     def _queued_elsewhere(self, namespace: str) -> None:
         self._commits.expect_backlog(namespace)
+        if any(connection.namespace == namespace for connection in self._connections.values()):
+            self.send(m.Look(namespace))
+
+    def _left_elsewhere(self, namespace: str, left: m.Left) -> None:
+        self._commits.hear(namespace, left)
         if any(connection.namespace == namespace for connection in self._connections.values()):
             self.send(m.Look(namespace))
 
@@ -311,9 +327,10 @@ class Engine:
             try:
                 await self.do(m.Tick(expire_sessions=may_expire))
                 await self._replicas.count()
-                if self._replicas.others:
-                    for namespace in {connection.namespace for connection in self._connections.values()}:
+                for namespace in {connection.namespace for connection in self._connections.values()}:
+                    if self._replicas.others or not self._commits.is_backlog_known(namespace):
                         self._queued_elsewhere(namespace)
+                if self._replicas.others:
                     for connection in list(self._connections.values()):
                         await self._catch_up(connection)
                 for namespace in self.watchers.watched():

@@ -49,6 +49,12 @@ NO_REASON: Final = 0
 SCHEDULED: Final = 1
 BACKING_OFF: Final = 2
 DEBOUNCED: Final = 3
+# The next five are never stored: `admission.why_queued` derives them when somebody asks.
+NO_WORKER: Final = 4
+NO_SLOT: Final = 5
+QUEUE_LIMIT: Final = 6
+RATE_LIMIT: Final = 7
+PAUSED: Final = 8
 RESUMING: Final = 9
 RECOVERING: Final = 10
 RELEASED: Final = 11
@@ -248,6 +254,37 @@ class Handle:
     payload_differs: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What a queue allows. 0 means no limit."""
+
+    lane: int = 0  # runs of one lane (one concurrency key) that execute at once
+    total: int = 0  # runs of all lanes that execute at once
+    rate: int = 0  # starts in any `period_us`
+    period_us: int = 0
+    depth: int = 0  # runs that may be queued at once
+
+
+NO_LIMITS: Final = QueueLimits()
+
+
+@dataclass(slots=True, eq=False)
+class QueueRow:
+    """A queue with a row of its own: limits, an override or a pause."""
+
+    name: str
+    limits: QueueLimits
+    overridden: bool = False  # UpdateQueue set the limits: they do not follow the code
+    paused_at: int | None = None
+    taken: tuple[tuple[int, int], ...] = ()  # rate limit: (instant, starts), see `admission`
+
+    @property
+    def gates_starts(self) -> bool:
+        """Whether a start needs admission."""
+        limits = self.limits
+        return self.paused_at is not None or bool(limits.lane or limits.total or limits.rate)
+
+
 @dataclass(slots=True, eq=False)
 class TaskRow:
     """A task's newest definition: the serialized TaskDefinition and what the rules need of it."""
@@ -266,6 +303,7 @@ class TaskRow:
     timeout_us: int | None
     ttl_us: int | None
     max_duration_us: int | None
+    queue_limits: QueueLimits = NO_LIMITS
 
 
 # --- commands: what the edge asks of the engine ----------------------------------------------------------------------
@@ -324,6 +362,24 @@ class ResetKey:
     key: KeyUse
     within: bytes
     attempt: int
+
+
+@dataclass(slots=True, eq=False)
+class PauseQueue:
+    """Pauses a queue or ends its pause. Outcome: None."""
+
+    namespace: str
+    name: str
+    paused: bool
+
+
+@dataclass(slots=True, eq=False)
+class UpdateQueue:
+    """Overrides the limits of a queue; None takes the override away. Outcome: None."""
+
+    namespace: str
+    name: str
+    limits: QueueLimits | None
 
 
 @dataclass(slots=True, eq=False)
@@ -450,6 +506,16 @@ class Delivery:
     starts: list[Order] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
+class Left:
+    """What one commit has left for other replicas and for the next commit."""
+
+    places: set[tuple[str, str, str]] = field(default_factory=set)  # queue, lane and task of runs that were queued
+    bodies: bool = False  # woken bodies wait that workers of other replicas hold
+    opened: set[str] = field(default_factory=set)  # limited queues of which slots became free or limits changed
+    again: bool = False  # a further look would start more
+
+
 # --- commands of sessions and of time --------------------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class ApplyReports:
@@ -541,9 +607,10 @@ class CatchUp:
 
 @dataclass(slots=True, eq=False)
 class Look:
-    """Nothing but a look at what may be claimed. Outcome: None."""
+    """Nothing but a look at what may be claimed, also in `queues` that were found closed. Outcome: None."""
 
     namespace: str
+    queues: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

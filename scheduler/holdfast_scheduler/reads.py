@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Select, and_, func, select
 
 from holdfast_scheduler.filter import RunFilter, TokenFilter
 from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, PENDING, QUEUED
+from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, queue_facts
 from holdfast_scheduler.schema import (
     attempts,
     batch_items,
     batches,
     checkpoints,
-    queues,
     run_inputs,
     run_logs,
     run_metadata,
@@ -323,11 +323,13 @@ class Situation:
     row: Row
     pending: list[Row]  # checkpoints, with the status and task of the child or the batch's remaining items
     last_error: bytes | None  # of the last attempt that ended
-    ahead: int  # runs that are claimable before it in its queue
+    ahead: int = 0  # runs that wait for a start before it in its queue
+    ahead_in_lane: int = 0
+    queue: QueueFacts = field(default_factory=lambda: QueueFacts(None))
 
 
-def situation(connection: Connection, namespace: str, run_id: bytes) -> Situation | None:
-    """The rows that say why a run does not progress."""
+def situation(connection: Connection, namespace: str, run_id: bytes, replica: bytes) -> Situation | None:
+    """The rows that say why a run does not progress. `replica` is the scheduler that asks."""
     row = run_row(connection, namespace, run_id)
     if row is None:
         return None
@@ -359,18 +361,16 @@ def situation(connection: Connection, namespace: str, run_id: bytes) -> Situatio
         .order_by(attempts.c.fence.desc())
         .limit(1)
     )
-    ahead = 0
+    found = Situation(row, list(connection.execute(pending)), connection.execute(last_error).scalar())
     if row.status == QUEUED:
+        found.queue = queue_facts(connection, namespace, row.queue, row.lane, row.task, replica)
         before = sa.or_(runs.c.order_at < row.order_at, and_(runs.c.order_at == row.order_at, runs.c.id < row.id))
         counted = select(func.count()).where(
-            runs.c.namespace == namespace,
-            runs.c.status == QUEUED,
-            runs.c.session.is_(None),
-            runs.c.queue == row.queue,
-            before,
+            runs.c.namespace == namespace, runs.c.queue == row.queue, CLAIMABLE, before
         )
-        ahead = connection.execute(counted).scalar_one()
-    return Situation(row, list(connection.execute(pending)), connection.execute(last_error).scalar(), ahead)
+        found.ahead = connection.execute(counted).scalar_one()
+        found.ahead_in_lane = connection.execute(counted.where(runs.c.lane == row.lane)).scalar_one()
+    return found
 
 
 def log_rows(
@@ -392,7 +392,7 @@ def run_exists(connection: Connection, namespace: str, run_id: bytes) -> bool:
     return connection.execute(query).first() is not None
 
 
-# --- tokens and queues ------------------------------------------------------------------------------------------------
+# --- tokens -----------------------------------------------------------------------------------------------------------
 def token_row(connection: Connection, namespace: str, token_id: bytes) -> Row | None:
     """One token, for `messages.token_message`."""
     return connection.execute(select(tokens).where(tokens.c.namespace == namespace, tokens.c.id == token_id)).first()
@@ -413,18 +413,3 @@ def list_tokens(
         spellings = {json.dumps(wanted.tag), json.dumps(wanted.tag, ensure_ascii=False)}
         query = query.where(sa.or_(*(tokens.c.tags.contains(spelling, autoescape=True) for spelling in spellings)))
     return list(connection.execute(query.order_by(tokens.c.id.desc()).limit(count)))
-
-
-def queue_rows(connection: Connection, namespace: str) -> dict[str, Row]:
-    """The queues that have a row, by name."""
-    return {row.name: row for row in connection.execute(select(queues).where(queues.c.namespace == namespace))}
-
-
-def queue_counts(connection: Connection, namespace: str, names: Sequence[str]) -> dict[tuple[str, int], int]:
-    """How many open runs of each queue there are in each status."""
-    query = (
-        select(runs.c.queue, runs.c.status, func.count())
-        .where(runs.c.namespace == namespace, runs.c.queue.in_(names), runs.c.status < COMPLETED)
-        .group_by(runs.c.queue, runs.c.status)
-    )
-    return {(queue, status): count for queue, status, count in connection.execute(query)}

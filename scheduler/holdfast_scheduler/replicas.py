@@ -8,14 +8,18 @@ second until the next look.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from holdfast_scheduler.database import Database
+from holdfast_scheduler.model import Left
 
 NOTE_LENGTH: Final = 7_000
 """Characters of a note; PostgreSQL takes 8,000 bytes."""
+NAMED_LENGTH: Final = 2_000
+"""Characters of a line that names what one commit left. Beyond, the line says only that there is something."""
 
 
 class Replicas:
@@ -28,12 +32,14 @@ class Replicas:
         *,
         on_session: Callable[[str, bytes], None],
         on_queued: Callable[[str], None],
+        on_left: Callable[[str, Left], None],
         on_ended: Callable[[str], None],
     ) -> None:
         self._database = database
         self._me = replica.hex()
         self._on_session = on_session
         self._on_queued = on_queued
+        self._on_left = on_left
         self._on_ended = on_ended
         self._waiting: dict[str, None] = {}
         self._sending = False
@@ -61,9 +67,13 @@ class Replicas:
         """A session that is connected elsewhere has news."""
         self._send(f"s {namespace} {session.hex()}")
 
-    def queued(self, namespace: str) -> None:
-        """Runs were queued that this replica did not start."""
-        self._send(f"q {namespace}")
+    def left(self, namespace: str, left: Left) -> None:
+        """Runs were queued that this replica did not start, or slots of limited queues became free."""
+        if not self.others or not (left.places or left.opened or left.bodies):
+            return
+        line = "l " + json.dumps([namespace, sorted(left.places), sorted(left.opened), left.bodies])
+        # What is too much to name is looked for.
+        self._send(line if len(line) <= NAMED_LENGTH else f"q {namespace}")
 
     def ended(self, namespace: str) -> None:
         """Runs ended that somebody may await elsewhere."""
@@ -104,6 +114,9 @@ class Replicas:
                 self._on_session(namespace, bytes.fromhex(session))
             elif kind == "q":
                 self._on_queued(rest)
+            elif kind == "l":
+                namespace, places, opened, bodies = json.loads(rest)
+                self._on_left(namespace, Left({tuple(place) for place in places}, bodies, set(opened)))
             elif kind == "e":
                 self._on_ended(rest)
 

@@ -99,6 +99,9 @@ CANCEL: Final = "cancel"
 DUE: Final = "due"  # `due_at` has come (checkpoint timers are settled before, see `timers`)
 
 
+OCCUPYING: Final = (m.EXECUTING, m.CANCELING)
+"""Statuses in which a run holds a slot of its queue."""
+
 TIMED: Final = (m.EXECUTING, m.WAITING, m.CANCELING)
 """Statuses in which pending checkpoints come due. Clean-up waits during a cancellation, too."""
 

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Float,
     Index,
     Integer,
     LargeBinary,
@@ -71,12 +70,26 @@ runs = Table(
     CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
     postgresql_with={"fillfactor": "70"},
 )
+# What may be claimed, lane by lane; the task is in it so that a backlog which nobody can take is never read.
 Index(
     "runs_claimable",
     runs.c.namespace,
+    runs.c.queue,
+    runs.c.lane,
+    runs.c.task,
     runs.c.order_at,
+    runs.c.id,
     postgresql_where=text("status = 2 AND session IS NULL"),
     sqlite_where=text("status = 2 AND session IS NULL"),
+)
+# What holds a slot of its queue: EXECUTING and CANCELING.
+Index(
+    "runs_occupying",
+    runs.c.namespace,
+    runs.c.queue,
+    runs.c.lane,
+    postgresql_where=text("status IN (3, 5)"),
+    sqlite_where=text("status IN (3, 5)"),
 )
 Index("runs_due", runs.c.due_at, postgresql_where=text("due_at IS NOT NULL"), sqlite_where=text("due_at IS NOT NULL"))
 Index(
@@ -286,9 +299,11 @@ tasks = Table(
     _required("version", Text),
     _required("registered_at", BigInteger),  # when the version was first announced: the newest one is the task's
     _required("definition", LargeBinary),  # serialized TaskDefinition
+    _required("queue", Text, "''"),  # name of its queue
     PrimaryKeyConstraint("namespace", "id", "version", name="tasks_pkey"),
 )
 
+# Queues that have, or once had, limits of their own, an override or a pause. All others have no row.
 queues = Table(
     "queues",
     metadata,
@@ -300,10 +315,19 @@ queues = Table(
     _required("rate_period", BigInteger, "0"),
     _required("depth_limit", Integer, "0"),
     _required("overridden", Boolean, "false"),
-    _required("paused", Boolean, "false"),
-    _required("tokens_at", BigInteger, "0"),  # rate limit: when the bucket was last counted
-    _required("tokens_left", Float, "0"),
+    Column("paused_at", BigInteger),
+    _required("taken", Text, "''"),  # rate limit: the starts that count, see `admission`
     PrimaryKeyConstraint("namespace", "name", name="queues_pkey"),
+)
+
+# A number that grows with every change of a queue. Schedulers keep the limits in memory and read them again when it
+# differs; each commit reads it together with the clock.
+queue_changes = Table(
+    "queue_changes",
+    metadata,
+    _required("namespace", Text),
+    _required("number", BigInteger),
+    PrimaryKeyConstraint("namespace", name="queue_changes_pkey"),
 )
 
 sessions = Table(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from holdfast_scheduler import model as m
+from holdfast_scheduler import queues, store
 from holdfast_scheduler import run_machine as rules
-from holdfast_scheduler import store
+from holdfast_scheduler.database import Row
+from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import applicable, fill_batches
 from holdfast_scheduler.model import CatchUp, EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
@@ -40,16 +42,36 @@ def resume_session(unit: UnitOfWork, command: ResumeSession, replica: bytes) -> 
 
 
 def _register(unit: UnitOfWork, definitions: list[m.TaskRow]) -> None:
-    """Write definitions that are new or differ. A version is as old as its first announcement, so that an old worker
-    that reconnects does not become the newest."""
-    rows = []
+    """Write definitions that are new or differ, and the limits of queues that they declare. A version is as old as its
+    first announcement to any replica, so that an old worker that reconnects does not become the newest."""
+    namespace, world = unit.namespace, unit.world
+    unknown = [row for row in definitions if world.version_of(namespace, row.id, row.version) is None]
+    stored: dict[str, Row] = {}
+    if unknown:
+        stored = store.load_version(unit.tx, namespace, unknown[0].version, [row.id for row in unknown])
+    new: list[Row] = []
+    changed: list[Row] = []
+    affected: dict[str, bool] = {}  # queue → whether any of these tasks declares limits for it
     for row in definitions:
-        known = unit.world.version_of(unit.namespace, row.id, row.version)
+        known = world.version_of(namespace, row.id, row.version)
+        if known is None and row.id in stored:
+            known = task_row(stored[row.id][2], row.version, stored[row.id][1])
         row.registered_at = unit.now if known is None else known.registered_at
-        if known is None or known.definition != row.definition:
-            rows.append((unit.namespace, row.id, row.version, row.registered_at, row.definition))
-    if rows:
-        store.upsert_tasks(unit.tx, rows)
+        if known is None:
+            new.append((namespace, row.id, row.version, row.registered_at, row.definition, row.queue))
+        elif known.definition != row.definition:
+            changed.append((namespace, row.id, row.version, row.definition, row.queue))
+            affected.setdefault(known.queue, False)
+        else:
+            continue
+        affected[row.queue] = affected.get(row.queue, False) or row.queue_limits != m.NO_LIMITS
+    if new:
+        store.insert_tasks(unit.tx, new)
+    if changed:
+        store.update_tasks(unit.tx, changed)
+    limited = [name for name, declares in affected.items() if declares or unit.queue(name) is not None]
+    if limited:
+        queues.declare(unit, limited)
 
 
 def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:

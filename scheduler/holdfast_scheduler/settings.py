@@ -45,6 +45,8 @@ class Limits:
     batch_bytes: int = 16 * _MIB
     checkpoints: int = 10_000
     depth: int = 32
+    queue_depth: int = 1_000_000  # queued runs of one queue, where the queue has no depth limit of its own
+    queue_limit: int = 1_000_000  # any limit of a queue
     tags: int = 10
     tag_length: int = 128  # characters
     name_length: int = 256  # characters of a task id, queue, concurrency key, version, namespace

@@ -9,13 +9,16 @@ reports a deadlock and the commit loop tries the whole batch again; nothing was 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+import sqlalchemy as sa
 
 from holdfast_scheduler import model as m
 from holdfast_scheduler import schema
+from holdfast_scheduler.admission import Taken, taken_from, taken_text
 from holdfast_scheduler.database import Row, Transaction
-from holdfast_scheduler.model import Checkpoint, Run
+from holdfast_scheduler.model import Checkpoint, QueueLimits, QueueRow, Run
 
 _RUN_KEY: Final = ("namespace", "id")
 _RUN_CHANGING: Final = (
@@ -85,7 +88,7 @@ CHECKPOINT_COLUMNS: Final = (
 _CHECKPOINT_SELECT: Final = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS[1:])
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------------------------
 
 
 def load_runs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Run]:
@@ -106,19 +109,44 @@ def load_open_children(tx: Transaction, namespace: str, parents: Sequence[bytes]
     return [Run(*row) for row in tx.fetch_in(sql, sorted(parents), (namespace,), lock="id")]
 
 
-def claim(tx: Transaction, namespace: str, tasks: Sequence[str], limit: int) -> list[Run]:
-    """Lock and load queued runs that any of these tasks' workers may start, oldest order first, passing over runs that
-    another replica has locked."""
+_PLACE: Final = (("queue", sa.Text), ("lane", sa.Text), ("task", sa.Text))
+_CLAIM: Final = (
+    f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND queue = {{queue}} AND lane = {{lane}} AND task = {{task}}"
+    " AND status = 2 AND session IS NULL ORDER BY order_at, id LIMIT {most}"
+)
+_NEXT_PLACE: Final = (
+    "SELECT queue, lane, task FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
+    " AND (queue, lane, task) > ({queue}, {lane}, {task}) ORDER BY queue, lane, task LIMIT 1"
+)
+
+
+def claim(tx: Transaction, namespace: str, places: Sequence[Row]) -> list[Run]:
+    """Lock and load queued runs that any worker with their task may start: for each place (queue, lane, task, most) the
+    first ones of their order, passing over runs that another replica has locked."""
+    return [Run(*row) for row in tx.claim_each(_CLAIM, (*_PLACE, ("most", sa.Integer)), places, (namespace,))]
+
+
+def claimable_places(tx: Transaction, namespace: str, after: Row, limit: int) -> list[Row]:
+    """(queue, lane, task) of which runs wait for a start, in this order, after a place."""
+    return tx.leap(_NEXT_PLACE, _PLACE, after, (namespace,), limit)
+
+
+_GATED: Final = (
+    "EXISTS (SELECT 1 FROM queues q WHERE q.namespace = runs.namespace AND q.name = runs.queue"
+    " AND (q.paused_at IS NOT NULL OR q.concurrency_limit > 0 OR q.total_limit > 0 OR q.rate_limit > 0))"
+)
+
+
+def claim_parked(
+    tx: Transaction, namespace: str, sessions: Sequence[bytes], limit: int, *, gated: bool | None = None
+) -> list[Run]:
+    """Load woken runs whose parked bodies these sessions hold, oldest order first; only those in queues that need
+    admission (`gated` True), only the others (False), or all (None)."""
+    which = "" if gated is None else f" AND {_GATED}" if gated else f" AND NOT {_GATED}"
     sql = (
-        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
-        " AND task {in} ORDER BY order_at, id"
+        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}}{which}"
+        " ORDER BY order_at, id"
     )
-    return [Run(*row) for row in tx.claim_in(sql, tasks, (namespace,), limit)]
-
-
-def claim_parked(tx: Transaction, namespace: str, sessions: Sequence[bytes], limit: int) -> list[Run]:
-    """Load woken runs whose parked bodies these sessions hold, oldest order first."""
-    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}} ORDER BY order_at, id"
     return [Run(*row) for row in tx.claim_in(sql, sessions, (namespace,), limit)]
 
 
@@ -228,6 +256,23 @@ def load_inputs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[b
     return {row[0]: row for row in tx.fetch_in(sql, ids, (namespace,))}
 
 
+def load_created_at(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, int]:
+    """Instants at which runs were triggered, by run id."""
+    sql = "SELECT run_id, created_at FROM run_inputs WHERE namespace = ? AND run_id {in}"
+    return {row[0]: row[1] for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def replace_inputs(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, run_id, payload, tags, key, options, trace) of runs that have not started. Their fingerprint
+    stays that of the first trigger, so that its repeat is recognized."""
+    tx.update(schema.run_inputs, ("namespace", "run_id"), ("payload", "tags", "key", "options", "trace"), rows)
+
+
+def delete_tags(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> None:
+    """Delete all tags of runs."""
+    tx.fetch_in("DELETE FROM run_tags WHERE namespace = ? AND run_id {in} RETURNING run_id", ids, (namespace,))
+
+
 def load_lineage(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
     """(run_id, task, parent, root, depth) by run id."""
     sql = "SELECT run_id, task, parent, root, depth FROM run_inputs WHERE namespace = ? AND run_id {in}"
@@ -281,7 +326,7 @@ def insert_logs(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.insert(schema.run_logs, ("namespace", "run_id", "fence", "report", "place", "record"), rows, skip=True)
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 def insert_checkpoints(tx: Transaction, namespace: str, made: Iterable[Checkpoint]) -> None:
@@ -353,7 +398,7 @@ def load_waiters(tx: Transaction, namespace: str, subjects: Sequence[bytes]) -> 
     return [Checkpoint(*row) for row in tx.fetch_in(sql, subjects, (namespace,))]
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
+# --- keys ----------------------------------------------------------------------------------------------------------
 
 
 def load_keys(tx: Transaction, namespace: str, kind: str, hashes: Sequence[bytes]) -> dict[bytes, Row]:
@@ -379,7 +424,7 @@ def delete_key(tx: Transaction, namespace: str, kind: str, task: str, digest: by
     return tx.execute(sql, (namespace, kind, task, digest)) > 0
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------
 
 
 def insert_batches(tx: Transaction, rows: Sequence[Row]) -> None:
@@ -419,7 +464,7 @@ def load_batch_entries(tx: Transaction, namespace: str, batches: Sequence[bytes]
     return tx.fetch_in(sql, batches, (namespace,))
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------
+# --- tokens --------------------------------------------------------------------------------------------------------
 
 
 def insert_tokens(tx: Transaction, rows: Sequence[Row]) -> None:
@@ -447,7 +492,7 @@ def due_tokens(tx: Transaction, before: int, limit: int) -> list[Row]:
     return tx.fetch(sql, (before, limit))
 
 
-# --- metadata --------------------------------------------------------------------------------------------------------
+# --- metadata ------------------------------------------------------------------------------------------------------
 
 _METADATA: Final = ("committed", "live", "marks", "fence", "live_marks")
 
@@ -471,9 +516,23 @@ def load_tasks(tx: Transaction) -> list[Row]:
     return tx.fetch("SELECT namespace, id, version, registered_at, definition FROM tasks ORDER BY registered_at")
 
 
-def upsert_tasks(tx: Transaction, rows: Sequence[Row]) -> None:
-    """Write (namespace, id, version, registered_at, definition)."""
-    tx.upsert(schema.tasks, ("namespace", "id", "version"), ("registered_at", "definition"), rows)
+def load_version(tx: Transaction, namespace: str, version: str, tasks: Sequence[str]) -> dict[str, Row]:
+    """(id, registered_at, definition) of what one version announced, by task id."""
+    sql = "SELECT id, registered_at, definition FROM tasks WHERE namespace = ? AND version = ? AND id {in}"
+    return {row[0]: row for row in tx.fetch_in(sql, sorted(tasks), (namespace, version))}
+
+
+def insert_tasks(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Insert (namespace, id, version, registered_at, definition, queue). What exists stays as it is: a version is as
+    old as its first announcement."""
+    tx.insert(
+        schema.tasks, ("namespace", "id", "version", "registered_at", "definition", "queue"), sorted(rows), skip=True
+    )
+
+
+def update_tasks(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, id, version, definition, queue)."""
+    tx.update(schema.tasks, ("namespace", "id", "version"), ("definition", "queue"), sorted(rows))
 
 
 _SESSION: Final = ("secret", "connection_no", "replica", "lease_until", "worker", "version")
@@ -561,3 +620,92 @@ def load_task(tx: Transaction, namespace: str, task: str) -> list[Row]:
         " ORDER BY registered_at"
     )
     return tx.fetch(sql, (namespace, task))
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+_QUEUE: Final = (
+    "concurrency_limit",
+    "total_limit",
+    "rate_limit",
+    "rate_period",
+    "depth_limit",
+    "overridden",
+    "paused_at",
+    "taken",
+)
+_QUEUE_SELECT: Final = f"name, {', '.join(_QUEUE)}"
+
+
+def load_queues(tx: Transaction) -> list[tuple[str, QueueRow]]:
+    """(namespace, queue) of all queues that have a row."""
+    rows = tx.fetch(f"SELECT namespace, {_QUEUE_SELECT} FROM queues")
+    return [(row[0], _queue_row(row[1:])) for row in rows]
+
+
+def lock_queues(tx: Transaction, namespace: str, names: Iterable[str]) -> dict[str, QueueRow]:
+    """Lock and load queues by name; those without a row are absent."""
+    sql = f"SELECT {_QUEUE_SELECT} FROM queues WHERE namespace = ? AND name {{in}}"
+    return {row[0]: _queue_row(row) for row in tx.fetch_in(sql, sorted(names), (namespace,), lock="name")}
+
+
+def _queue_row(row: Row) -> QueueRow:
+    name, lane, total, rate, period, depth, overridden, paused_at, taken = row
+    limits = QueueLimits(lane=lane, total=total, rate=rate, period_us=period, depth=depth)
+    return QueueRow(name, limits, bool(overridden), paused_at, taken_from(taken))
+
+
+def write_queues(tx: Transaction, namespace: str, queues: Iterable[QueueRow]) -> None:
+    """Write queues."""
+    rows = []
+    for one in sorted(queues, key=lambda queue: queue.name):
+        limits = one.limits
+        numbers = (limits.lane, limits.total, limits.rate, limits.period_us, limits.depth)
+        rows.append((namespace, one.name, *numbers, one.overridden, one.paused_at, taken_text(one.taken)))
+    tx.upsert(schema.queues, ("namespace", "name"), _QUEUE, rows)
+
+
+def announce_queue_change(tx: Transaction, namespace: str) -> None:
+    """Have every scheduler read the queues again once this is committed. Whoever comes next waits for that."""
+    tx.execute(
+        "INSERT INTO queue_changes (namespace, number) VALUES (?, 1)"
+        " ON CONFLICT (namespace) DO UPDATE SET number = queue_changes.number + 1",
+        (namespace,),
+    )
+
+
+def write_taken(tx: Transaction, namespace: str, taken: Mapping[str, Taken]) -> None:
+    """Write the starts that count against queues' rate limits."""
+    rows = [(namespace, name, taken_text(starts)) for name, starts in sorted(taken.items())]
+    tx.update(schema.queues, ("namespace", "name"), ("taken",), rows)
+
+
+def count_occupying(tx: Transaction, namespace: str, queues: Iterable[str]) -> dict[str, dict[str, int]]:
+    """How many runs of each lane hold a slot of their queue, by queue. Read it after the queues' locks were granted."""
+    sql = (
+        "SELECT queue, lane, count(*) FROM runs WHERE namespace = ? AND status IN (3, 5) AND queue {in}"
+        " GROUP BY queue, lane"
+    )
+    found: dict[str, dict[str, int]] = {name: {} for name in queues}
+    for queue, lane, count in tx.fetch_in(sql, sorted(found), (namespace,)):
+        found[queue][lane] = count
+    return found
+
+
+def count_queued(tx: Transaction, namespace: str, queue: str, most: int) -> int:
+    """How many runs of a queue wait for a start, counted up to `most`."""
+    sql = (
+        "SELECT count(*) FROM (SELECT 1 FROM runs WHERE namespace = ? AND queue = ? AND status = 2"
+        " AND session IS NULL LIMIT ?) AS waiting"
+    )
+    return int(tx.fetch(sql, (namespace, queue, most))[0][0])
+
+
+def load_declarations(tx: Transaction, namespace: str, queues: Iterable[str]) -> list[Row]:
+    """(queue, version, registered_at, definition) of each task that uses one of these queues, in its newest version."""
+    sql = (
+        "SELECT t.queue, t.version, t.registered_at, t.definition FROM tasks t WHERE t.namespace = ?"
+        " AND t.registered_at = (SELECT max(x.registered_at) FROM tasks x"
+        " WHERE x.namespace = t.namespace AND x.id = t.id) AND t.queue {in}"
+    )
+    return tx.fetch_in(sql, sorted(queues), (namespace,))

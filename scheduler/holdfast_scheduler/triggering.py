@@ -14,8 +14,10 @@ from holdfast.v1.run_pb2 import TriggerOptions
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
+from holdfast_scheduler.debouncing import Debounces
 from holdfast_scheduler.errors import near_names, not_found_fault
 from holdfast_scheduler.model import Handle, ItemFault, NewRun, Run
+from holdfast_scheduler.queues import Depths
 from holdfast_scheduler.unit_of_work import Lineage, UnitOfWork, error_bytes, key_hash
 
 INVALID_ARGUMENT: Final = 3
@@ -65,12 +67,15 @@ class Trigger:
         self._keys: dict[bytes, _Held | _Free] = {}
         self._hashes: dict[int, bytes] = {}
         self._batch_keys: dict[bytes, bytes] = {}
+        self._debounces = Debounces(unit)
+        self._depths = Depths(unit)
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
     def prepare(self, asked: Iterable[tuple[NewRun, Run | None]], probe: Iterable[bytes]) -> None:
         """Look up the keys that these items use, and the ids that clients chose."""
         unit = self._unit
+        asked = list(asked)
         hashes: dict[bytes, None] = {}
         for new, asker in asked:
             if new.key is None or new.error is not None:
@@ -91,7 +96,16 @@ class Trigger:
                 hashes[digest] = None
         if hashes:
             self._look_up(list(hashes))
+        self._debounces.prepare(new for new, _ in asked)
         unit.load(probe)
+        if deep := unit.deep_queues():
+            self._depths.prepare({self._queue(new) for new, _ in asked} & deep)
+
+    def _queue(self, new: NewRun) -> str:
+        if new.queue:
+            return new.queue
+        task = self._unit.task(new.task) if new.task else None
+        return task.queue if task is not None else ""
 
     def _look_up(self, hashes: list[bytes]) -> None:
         unit = self._unit
@@ -136,9 +150,18 @@ class Trigger:
                 f" {unit.world.settings.limits.depth}",
                 {"limit": "depth"},
             )
+        merged = self._debounces.merge(new) if new.debounce is not None else None
+        if merged is not None:
+            if digest is not None:
+                self._take(digest, new, merged.id)
+            return Handle(merged.id, True)
+        run = self._new_run(new, task)
+        if run.status == m.QUEUED and (fault := self._depths.take(run.queue)) is not None:
+            return fault
         if digest is not None:
-            self._take(digest, new)
-        self._create(new, task)
+            self._take(digest, new, new.id)
+        unit.create(run, new)
+        unit.world.lineage[new.id] = Lineage(new.parent, new.root or new.id, new.depth, new.task)
         return Handle(new.id)
 
     def _freed(self, held: _Held) -> bool:
@@ -162,21 +185,21 @@ class Trigger:
             {"field": "run_id"},
         )
 
-    def _take(self, digest: bytes, new: NewRun) -> None:
+    def _take(self, digest: bytes, new: NewRun, subject: bytes) -> None:
+        """Have a key point at a run."""
         unit = self._unit
         assert new.key is not None
         held = self._keys[digest]
-        row = (unit.namespace, "run", new.task, digest, new.id, unit.now + new.key.ttl_us)
+        row = (unit.namespace, "run", new.task, digest, subject, unit.now + new.key.ttl_us)
         exists = isinstance(held, _Held) or held.row_exists
         if exists and ("run", digest) not in unit.key_inserts:
             unit.key_updates["run", digest] = row
         else:
             unit.key_inserts["run", digest] = row
-        self._keys[digest] = _Held(new.id, new.fingerprint)
+        self._keys[digest] = _Held(subject, new.fingerprint)
 
-    def _create(self, new: NewRun, task: m.TaskRow) -> None:
-        unit = self._unit
-        now = unit.now
+    def _new_run(self, new: NewRun, task: m.TaskRow) -> Run:
+        now = self._unit.now
         start_at = now + new.delay_us if new.delay_us else now
         if new.start_at is not None:
             start_at = max(now, new.start_at)
@@ -187,7 +210,7 @@ class Trigger:
             id=new.id,
             task=new.task,
             version=new.version,
-            queue=new.queue or task.queue or f"task/{new.task}",
+            queue=new.queue or task.queue,
             lane=new.lane,
             order_at=start_at - new.priority_us,
             status=m.DELAYED if delayed else m.QUEUED,
@@ -213,8 +236,9 @@ class Trigger:
             awaited=new.waited,
         )
         rules.set_due(run)
-        unit.create(run, new)
-        unit.world.lineage[new.id] = Lineage(new.parent, new.root or new.id, new.depth, new.task)
+        if new.debounce is not None:
+            self._debounces.begin(new, run)
+        return run
 
     # --- from inside a run -------------------------------------------------------------------------------------------
 

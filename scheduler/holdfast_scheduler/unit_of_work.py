@@ -21,7 +21,7 @@ from holdfast_scheduler import store
 from holdfast_scheduler.database import Transaction
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.metadata_document import MetadataRow
-from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, Run, TaskRow
+from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, QueueRow, Run, TaskRow
 from holdfast_scheduler.settings import Settings
 
 LINEAGE_KEPT: Final = 10_000
@@ -52,6 +52,17 @@ class World:
         self._policies: dict[tuple[str, str, str], rules.Policy] = {}
         self.lineage: OrderedDict[bytes, Lineage] = OrderedDict()
         self.worker_names: dict[bytes, str] = {}
+        self.queues: dict[str, dict[str, QueueRow]] = {}
+        """Queues that have a row, by namespace and name."""
+        self.gates: dict[str, frozenset[str]] = {}
+        """Those of them whose starts need admission, by namespace."""
+        self.deep_queues: dict[str, frozenset[str]] = {}
+        """Those of them that bound their depth themselves, by namespace."""
+        self.queue_changes: int | None = None
+        """Of the transaction that read `queues`; None when they must be read again in any case."""
+        self.depths: dict[tuple[str, str], list[int]] = {}
+        """By namespace and queue: how many runs may be triggered before the depth is counted against the server's limit
+        again, and the instant before which it is not counted again anyway."""
 
     def learn(self, namespace: str, row: TaskRow) -> None:
         """Take a definition in; the newest version is the task's."""
@@ -77,6 +88,14 @@ class World:
         if found is None and (row := self.tasks.get((namespace, run.task))) is not None:
             found = self._policies.get((namespace, run.task, row.version))
         return found or rules.DEFAULT_POLICY
+
+
+def _gates(queues: dict[str, QueueRow]) -> frozenset[str]:
+    return frozenset(name for name, row in queues.items() if row.gates_starts)
+
+
+def _deep_queues(queues: dict[str, QueueRow]) -> frozenset[str]:
+    return frozenset(name for name, row in queues.items() if row.limits.depth)
 
 
 def error_bytes(kind: str, type_name: str, message: str) -> bytes:
@@ -119,6 +138,12 @@ class UnitOfWork:
         self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
         self.timed_tokens: list[tuple[int, bytes]] = []
         self.ended_sessions: set[bytes] = set()
+        self.vacated: set[tuple[str, str]] = set()  # (queue, lane) in which runs gave up their slots
+        self.opened: set[str] = set()  # queues to look into though they were found closed
+        self.timed_queues: list[tuple[int, str]] = []  # (instant, queue): when a rate limit admits a start again
+        self.changes_queues = False
+        self.changed_queues: dict[str, QueueRow] = {}
+        self.left = m.Left()
         self.touched: set[bytes] = set()  # runs whose visible state changed
         self._inserted: dict[bytes, Run] = {}  # rows to insert
         self._changed: dict[bytes, Run] = {}  # rows to update
@@ -128,6 +153,7 @@ class UnitOfWork:
         self._input_rows: list[tuple[Any, ...]] = []
         self._tag_rows: list[tuple[Any, ...]] = []
         self._added_tags: dict[bytes, list[str]] = {}
+        self._replaced: dict[bytes, NewRun] = {}  # runs of which a later trigger replaces what they were triggered with
         self._result_rows: list[tuple[Any, ...]] = []
         self._attempt_rows: list[tuple[Any, ...]] = []
         self.log_rows: list[tuple[Any, ...]] = []
@@ -140,7 +166,43 @@ class UnitOfWork:
         """The database's clock when the transaction began."""
         return self.tx.now
 
-    # --- loading -----------------------------------------------------------------------------------------------------
+    # --- queues -------------------------------------------------------------------------------------------------------
+
+    def learn_queues(self) -> None:
+        """Have the world know all queues that have a row."""
+        world = self.world
+        if world.queue_changes == self.tx.queue_changes:
+            return
+        world.queues = {}
+        for namespace, row in store.load_queues(self.tx):
+            world.queues.setdefault(namespace, {})[row.name] = row
+        world.gates = {namespace: _gates(rows) for namespace, rows in world.queues.items()}
+        world.deep_queues = {namespace: _deep_queues(rows) for namespace, rows in world.queues.items()}
+        world.queue_changes = self.tx.queue_changes
+
+    def queue(self, name: str) -> QueueRow | None:
+        """A queue, if it has a row; as of the begin of this commit, and with what the commit itself changed."""
+        self.learn_queues()
+        return self.changed_queues.get(name) or self.world.queues.get(self.namespace, {}).get(name)
+
+    def gates(self) -> frozenset[str]:
+        """Queues whose starts need admission."""
+        self.learn_queues()
+        if self.changed_queues:
+            return _gates({**self.world.queues.get(self.namespace, {}), **self.changed_queues})
+        return self.world.gates.get(self.namespace, frozenset())
+
+    def deep_queues(self) -> frozenset[str]:
+        """Queues that bound how many runs may be queued in them."""
+        self.learn_queues()
+        return self.world.deep_queues.get(self.namespace, frozenset())
+
+    def write_queues(self, rows: list[QueueRow]) -> None:
+        """Write queues whose rows are locked."""
+        store.write_queues(self.tx, self.namespace, rows)
+        self.changed_queues.update({row.name: row for row in rows})
+
+    # --- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, ids: Iterable[bytes]) -> None:
         """Lock and load runs that are not here yet; those that do not exist stay absent."""
@@ -182,7 +244,7 @@ class UnitOfWork:
             found = self.world.tasks.get((self.namespace, name))
         return found
 
-    # --- changing ----------------------------------------------------------------------------------------------------
+    # --- changing --------------------------------------------------------------------------------------------------
 
     def create(self, run: Run, new: NewRun) -> None:
         """Add a new run."""
@@ -241,9 +303,12 @@ class UnitOfWork:
         if event in (rules.FAIL, rules.LOSE):
             a.chance = random.random()
         session, fence, started_at, attempt = run.session, run.fence, run.started_at, run.attempt
+        status = run.status
         effects = rules.apply(run, event, a)
         if effects & rules.REFUSED:
             return effects
+        if status in rules.OCCUPYING and run.status not in rules.OCCUPYING:
+            self.vacated.add((run.queue, run.lane))
         self.changed(run)
         self.touched.add(run.id)
         if effects & rules.CLAIMABLE:
@@ -372,6 +437,12 @@ class UnitOfWork:
         self._added_tags.setdefault(run.id, []).extend(tags)
         self.touched.add(run.id)
 
+    def replace_inputs(self, run: Run, new: NewRun) -> None:
+        """Replace what a run that has not started was triggered with: payload, tags, options, key and metadata."""
+        self._replaced[run.id] = new
+        self._metadata[run.id] = _MetadataChange(initial=new.metadata or b"{}")
+        self.touched.add(run.id)
+
     def delivery(self, session: bytes) -> Delivery:
         """What this commit brings to a session."""
         found = self.deliveries.get(session)
@@ -395,7 +466,7 @@ class UnitOfWork:
             options=new.options or None,
         )
 
-    # --- writing -----------------------------------------------------------------------------------------------------
+    # --- writing ---------------------------------------------------------------------------------------------------
 
     def flush_checkpoints(self) -> None:
         """Write new and settled checkpoints."""
@@ -439,6 +510,8 @@ class UnitOfWork:
             if run.due_at is not None:
                 self.timed.append((run.due_at, run.id))
         self._inserted, self._changed, self._input_rows = {}, {}, []
+        if self._replaced:
+            self._flush_replaced()
         if self._added_tags:
             self._flush_added_tags()
         if self._tag_rows:
@@ -475,6 +548,18 @@ class UnitOfWork:
             rules.set_due(run)
             self.changed(run)
         self._retime = set()
+
+    def _flush_replaced(self) -> None:
+        replaced, self._replaced = self._replaced, {}
+        self._tag_rows = [row for row in self._tag_rows if row[2] not in replaced]
+        store.delete_tags(self.tx, self.namespace, list(replaced))
+        rows = []
+        for run_id, new in replaced.items():
+            tags = json.dumps(new.tags) if new.tags else ""
+            key = new.key.display if new.key is not None else None
+            rows.append((self.namespace, run_id, new.payload, tags, key, new.options or None, new.trace or None))
+            self._tag_rows += [(self.namespace, tag, run_id) for tag in new.tags]
+        store.replace_inputs(self.tx, rows)
 
     def _flush_added_tags(self) -> None:
         added, self._added_tags = self._added_tags, {}

@@ -42,6 +42,7 @@ class FakeEngine:
         self.settings = settings
         self.watchers = Watchers()
         self.replica_id = "replica"
+        self.replica = b"replica"
         self.commands: list[Any] = []
         self.answer: Callable[[Any], Any] | None = None
         self.reads = 0
@@ -126,18 +127,17 @@ class FakeEngine:
             *(sa.insert(schema.run_tags).values(**name, tag=tag, run_id=run_id) for tag in tags),
         )
         if status >= model.COMPLETED:
-            self._result(run_id, output)
+            self.write(self._result(run_id, output))
         return run_id
 
-    def _result(self, run_id: bytes, output: bytes | None, error: bytes | None = None) -> None:
+    def _result(self, run_id: bytes, output: bytes | None, error: bytes | None = None) -> Any:
         row = {"namespace": "default", "run_id": run_id, "output": output, "error": error, "ended_at": NOW + 5}
-        self.write(sa.insert(schema.run_results).values(**row))
+        return sa.insert(schema.run_results).values(**row)
 
     def end(self, run_id: bytes, data: bytes = b"1", *, tell: bool = True) -> None:
         output = Payload(data=data).SerializeToString()
         ended = sa.update(schema.runs).where(schema.runs.c.id == run_id).values(status=model.COMPLETED, session=None)
-        self.write(ended)
-        self._result(run_id, output)
+        self.write(ended, self._result(run_id, output))
         if tell:
             self.watchers.ended("default", [(run_id, model.COMPLETED, output, None)])
             self.watchers.changed("default", [run_id])

@@ -22,7 +22,9 @@ def python_of(version: str) -> str:
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [shutil.which(f"python{version}"), *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+    candidates = [shutil.which(f"python{version}")]
+    if os.access(pyenv, os.R_OK | os.X_OK):  # PYENV_ROOT may be another user's
+        candidates += map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))
     for candidate in candidates:
         if candidate is not None and _answers(candidate, version):
             return candidate

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from holdfast.v1.payload_pb2 import TaskError
-from holdfast.v1.task_pb2 import TaskDefinition
+from holdfast.v1.task_pb2 import QueueDefinition, TaskDefinition
 from holdfast_scheduler import ids, schema, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
@@ -259,6 +259,7 @@ class Driver:
         self.world = World(settings or Settings(database_url=url))
         self.workers: dict[bytes, Worker] = {}
         self.committed: list[Committed] = []
+        self.queues_due: dict[str, int] = {}  # queue → instant at which its rate limit admits a start again
         self.replica = ids.new_id()
         self.loop = CommitLoop(self.database, self.world, self.replica, dict, lambda _: None, lambda: None)
         self.loop._fresh_leases_due = False
@@ -316,12 +317,15 @@ class Driver:
         self.loop._note(done)
         for committed in done.committed:
             self.committed.append(committed)
+            self.queues_due.update({name: instant for instant, name in committed.timed_queues})
             for session, delivery in committed.deliveries.items():
                 if session in self.workers:
                     self.workers[session].take(delivery)
             for session, frame_no in committed.acknowledged.items():
                 if session in self.workers:
                     self.workers[session].acknowledged = max(self.workers[session].acknowledged, frame_no)
+        if any(committed.left.again for committed in done.committed):
+            self.do(m.Look(self.namespace))
         return done.outcomes
 
     def one(self, command: m.Command) -> Any:
@@ -334,12 +338,16 @@ class Driver:
             self.do(m.Look(self.namespace))
 
     def due(self) -> None:
-        """Let the timers of all runs and tokens that are due ring."""
+        """Let the timers of all runs, tokens and queues that are due ring."""
         with self.transaction() as tx:
             runs = [row[1] for row in store.overdue(tx, self.now + 1, 10_000)]
             tokens = [row[1] for row in store.due_tokens(tx, self.now + 1, 10_000)]
         commands: list[m.Command] = [m.RunsDue(self.namespace, runs)] if runs else []
         commands += [m.TokensDue(self.namespace, tokens)] if tokens else []
+        queues = [name for name, instant in self.queues_due.items() if instant <= self.now]
+        for name in queues:
+            del self.queues_due[name]
+        commands += [m.Look(self.namespace, queues)] if queues else []
         if commands:
             self.do(*commands)
 
@@ -355,27 +363,35 @@ class Driver:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def define(self, *tasks: str, **retry: Any) -> list[m.TaskRow]:
-        """Definitions of tasks; `retry` are fields of TaskRow."""
+    def define(
+        self, *tasks: str, version: str = "1", queue: QueueDefinition | None = None, **retry: Any
+    ) -> list[m.TaskRow]:
+        """Definitions of tasks; `queue` is that of each of them, `retry` are fields of TaskRow."""
         rows = []
         for name in tasks:
-            row = task_row(TaskDefinition(id=name).SerializeToString(), "1", 0)
+            row = task_row(TaskDefinition(id=name, queue=queue).SerializeToString(), version, 0)
             for field_name, value in {"randomize": False, **retry}.items():
                 setattr(row, field_name, value)
             rows.append(row)
         return rows
 
     def worker(
-        self, *tasks: str, slots: int = 10, places: int = 1_000, session: bytes | None = None, **retry: Any
+        self,
+        *tasks: str,
+        slots: int = 10,
+        places: int = 1_000,
+        session: bytes | None = None,
+        version: str = "1",
+        **retry: Any,
     ) -> Worker:
         """A worker that connects, knowing these tasks ("t" if none is given)."""
         names = tasks or ("t",)
         session = session or ids.new_id()
-        rows = self.define(*names, **retry)
-        self.do(m.OpenSession(self.namespace, session, b"secret", f"worker-{next(self._numbers)}", "1", rows))
+        rows = self.define(*names, version=version, **retry)
+        self.do(m.OpenSession(self.namespace, session, b"secret", f"worker-{next(self._numbers)}", version, rows))
         for row in rows:
             self.world.learn(self.namespace, row)
-        worker = Worker(self, session, frozenset(names), "1", slots, places)
+        worker = Worker(self, session, frozenset(names), version, slots, places)
         self.world.worker_names[session] = "worker"
         self.workers[session] = worker
         self.loop.expect_backlog(self.namespace)

@@ -54,22 +54,32 @@ def test_all_options() -> None:
     options.metadata = b'{"page": 1}'
     options.max_attempts = 7
     options.on_parent_end = ParentEnd.PARENT_END_DETACH
-    options.debounce.key = "d"
-    options.debounce.delay.FromSeconds(5)
     run = convert.new_run(item, limits=LIMITS)
     assert run.error is None
     assert (run.delay_us, run.ttl_us, run.timeout_us) == (1_500_000, 60_000_000, 120_000_000)
     assert (run.priority_us, run.queue, run.lane, run.version) == (2_500_000, "q", "k", "v")
     assert (run.tags, run.metadata, run.max_attempts, run.on_parent_end) == (["a", "b"], b'{"page": 1}', 7, 2)
-    assert run.debounce is not None
-    assert (run.debounce.key, run.debounce.delay_us, run.debounce.leading, run.debounce.max_us) == (
-        "d",
-        5_000_000,
-        False,
-        None,
-    )
     assert TriggerOptions.FromString(run.options) == options
     assert convert.trace_map(run.trace) == {"traceparent": "00-1"}
+
+
+def test_debounce() -> None:
+    item = make()
+    debounce = item.options.debounce
+    debounce.key = "d"
+    debounce.delay.FromSeconds(5)
+    found = convert.new_run(item, limits=LIMITS).debounce
+    assert found is not None
+    assert (found.key, found.delay_us, found.leading, found.max_us) == ("d", 5_000_000, False, None)
+    debounce.mode = "leading"
+    debounce.max_delay.FromSeconds(60)
+    found = convert.new_run(item, limits=LIMITS).debounce
+    assert found is not None
+    assert (found.leading, found.max_us) == (True, 60_000_000)
+    item.options.delay.FromSeconds(1)
+    fault = convert.new_run(item, limits=LIMITS).error
+    assert fault is not None
+    assert "options.debounce" in fault.message
 
 
 def test_delay_until() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 SCHEDULER_ROWS = (
     {"model", "errors", "ids", "settings", "version"},  # nouns; the settings are plain numbers
-    {"run_machine", "backoff", "definitions", "filter", "metadata_document"},  # rules
-    {"schema", "migrations", "database", "replicas", "store", "reads"},  # storage
+    {"run_machine", "backoff", "admission", "definitions", "filter", "metadata_document"},  # rules
+    {"schema", "migrations", "database", "replicas", "store", "reads", "queue_reads"},  # storage
     {  # engine
         "unit_of_work",
         "propagation",
@@ -18,6 +18,10 @@ SCHEDULER_ROWS = (
         "tokens",
         "reporting",
         "sessions",
+        "backlog",
+        "queues",
+        "debouncing",
+        "claiming",
         "dispatch",
         "commands",
         "commit_loop",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.v1.payload_pb2 import TaskError
 from holdfast_scheduler import ids, model
+from holdfast_scheduler.admission import Room
 from holdfast_scheduler.reads import Situation
 
 _WAITS_NAMED = 3  # pending waitpoints that the sentence names one by one
 
 
-def explain(situation: Situation, workers: int) -> str:
-    """The sentence. `workers` is the number of connected workers that have the run's task."""
+def now_us() -> int:
+    """This machine's clock. It only tells people when a rate limit admits a start again, it decides nothing."""
+    return time.time_ns() // 1000
+
+
+def explain(situation: Situation, workers: int, now: int) -> str:
+    """The sentence. `workers` is the number of workers connected here that have the run's task."""
     row = situation.row
     status = row.status
     if model.is_final(status):
@@ -21,7 +28,7 @@ def explain(situation: Situation, workers: int) -> str:
     if status == model.DELAYED:
         return _delayed(situation)
     if status == model.QUEUED:
-        return _queued(situation, workers)
+        return _queued(situation, workers, now)
     if status == model.CANCELING:
         return f"Its cancellation was accepted; {_worker(row)} cleans up until {_at(row.wake_at)} at the latest."
     if status == model.WAITING:
@@ -48,16 +55,22 @@ def _delayed(situation: Situation) -> str:
     return f"It is delayed until {at}, as its trigger asked."
 
 
-def _queued(situation: Situation, workers: int) -> str:
+def _queued(situation: Situation, workers: int, now: int) -> str:
     row = situation.row
     why = {
         model.RESUMING: "its wait is over and it resumes",
         model.RECOVERING: "its worker was lost",
         model.RELEASED: "its worker handed it back",
     }.get(row.reason, "")
-    head = f"It is queued in {row.queue!r}" + (f" because {why}" if why else "")
+    because = f" because {why}" if why else ""
+    limit = _limit(situation, workers, now)
     if row.reason == model.RESUMING and row.session_worker:
+        head = f"It is queued {limit or f'in {row.queue!r}'}{because}"
         return f"{head}, for the next free slot of {_worker(row)}, which holds its body, until {_at(row.wake_at)}."
+    if limit:
+        return f"It is queued {limit}{because}."
+    head = f"It is queued in {row.queue!r}{because}"
+    workers += situation.queue.workers_elsewhere
     if not workers:
         return f"{head}, and no connected worker has the task {row.task!r}."
     many = f"{workers} connected worker{'s have' if workers > 1 else ' has'} its task"
@@ -65,6 +78,32 @@ def _queued(situation: Situation, workers: int) -> str:
         runs = "1 run is" if situation.ahead == 1 else f"{situation.ahead} runs are"
         return f"{head}; {many}, every slot is taken, and {runs} before it."
     return f"{head}, and it is the next one; {many}, and every slot is taken."
+
+
+def _limit(situation: Situation, workers: int, now: int) -> str:
+    """Where it is queued, and by what the queue holds it back; nothing when that is not what it waits for."""
+    row, facts = situation.row, situation.queue
+    queue = facts.queue
+    reason = facts.why(row.lane, now, workers)
+    if queue is None or reason not in (model.PAUSED, model.QUEUE_LIMIT, model.RATE_LIMIT):
+        return ""
+    limits = queue.limits
+    if reason == model.PAUSED:
+        return f"in {row.queue!r}, which is paused since {_at(queue.paused_at)}"
+    if reason == model.RATE_LIMIT:
+        opens = Room(queue, {}, now).opens_at()
+        rate = f"limit {limits.rate} starts in {limits.period_us / 1e6:g} s, the next one at {_at(opens)}"
+        return f"{_behind(situation.ahead)} on queue {row.queue!r}, {rate}"
+    if limits.lane and facts.lane_executing >= limits.lane:
+        if not row.lane:
+            return f"{_behind(situation.ahead_in_lane)} on queue {row.queue!r}, limit {limits.lane}"
+        of_key = f"with the key {row.lane!r} on queue {row.queue!r}"
+        return f"{_behind(situation.ahead_in_lane)} {of_key}, limit {limits.lane} for each key"
+    return f"{_behind(situation.ahead)} on queue {row.queue!r}, limit {limits.total}"
+
+
+def _behind(count: int) -> str:
+    return "behind 1 other" if count == 1 else f"behind {count} others" if count else "as the next one"
 
 
 def _waits(pending: list[Any]) -> str:

@@ -17,6 +17,8 @@ from holdfast_scheduler.model import (
     BATCH,
     BATCH_TRIGGER,
     CHILD,
+    NO_REASON,
+    QUEUED,
     SCOPE_ATTEMPT,
     SCOPE_RUN,
     BatchOutcome,
@@ -29,8 +31,9 @@ from holdfast_scheduler.model import (
     TriggerBatch,
     TriggerRuns,
 )
+from holdfast_scheduler.queue_reads import queue_facts
 from holdfast_scheduler.services.awaiting import AwaitedRuns
-from holdfast_scheduler.services.explain import explain
+from holdfast_scheduler.services.explain import explain, now_us
 from holdfast_scheduler.services.paging import page_token, place_from
 from holdfast_scheduler.services.seam import Engine
 from holdfast_scheduler.services.watch_runs import RunWatch, wait_run
@@ -138,13 +141,25 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         detail = await self._engine.read(reads.run_detail, namespace, run_id, self._limits.frame_bytes // 4)
         if detail is None:
             raise not_found("run", ids.run_text(run_id))
-        return pb.GetRunResponse(run=_full(namespace, detail))
+        run = _full(namespace, detail)
+        await self._say_why(namespace, detail.row, run)
+        return pb.GetRunResponse(run=run)
 
     async def _basic(self, namespace: str, run_id: bytes) -> Run:
         row = await self._engine.read(reads.run_row, namespace, run_id)
         if row is None:
             raise not_found("run", ids.run_text(run_id))
-        return messages.run_message(namespace, row)
+        run = messages.run_message(namespace, row)
+        await self._say_why(namespace, row, run)
+        return run
+
+    async def _say_why(self, namespace: str, row: Any, run: Run) -> None:
+        """Why a queued run has not started changes without a change of its row: it is found out when somebody asks."""
+        if row.status != QUEUED or row.reason != NO_REASON:
+            return
+        engine = self._engine
+        facts = await engine.read(queue_facts, namespace, row.queue, row.lane, row.task, engine.replica)
+        run.status_reason = facts.why(row.lane, now_us(), engine.workers(namespace, row.task))  # type: ignore[assignment]
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """A page of runs, newest first."""
@@ -186,11 +201,11 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     async def ExplainRun(self, request: pb.ExplainRunRequest, context: Context) -> pb.ExplainRunResponse:
         """Why the run does not progress. The durations are not recorded yet and stay unset."""
         namespace, run_id = self._run(request)
-        situation = await self._engine.read(reads.situation, namespace, run_id)
+        situation = await self._engine.read(reads.situation, namespace, run_id, self._engine.replica)
         if situation is None:
             raise not_found("run", request.run_id)
         workers = self._engine.workers(namespace, situation.row.task)
-        return pb.ExplainRunResponse(sentence=explain(situation, workers))
+        return pb.ExplainRunResponse(sentence=explain(situation, workers, now_us()))
 
     async def WaitRun(self, request: pb.WaitRunRequest, context: Context) -> pb.WaitRunResponse:
         """The run once it has ended, or as it is when the timeout has passed."""

@@ -27,6 +27,10 @@ class Engine(Protocol):
         """Who waits for which run."""
 
     @property
+    def replica(self) -> bytes:
+        """Id of this replica."""
+
+    @property
     def replica_id(self) -> str:
         """Name of this replica."""
 

@@ -13,7 +13,7 @@ from holdfast.v1 import worker_service_pb2 as w
 from holdfast.v1 import worker_service_pb2_grpc
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
-from holdfast_scheduler.convert import check_text, namespace_from
+from holdfast_scheduler.convert import check_text, namespace_from, queue_limits
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.engine import Engine
@@ -206,6 +206,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             if not task.id:
                 raise invalid("tasks.id", "a task needs an id")
             check_text("tasks.id", task.id, limits)
+            check_text("tasks.queue.name", task.queue.name, limits)
+            queue_limits("tasks.queue", task.queue, limits)
             definitions.append(task_row(task.SerializeToString(deterministic=True), version, 0))
         tasks = frozenset(row.id for row in definitions)
         welcome = self._welcome()
@@ -261,7 +263,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
                 engine.send(m.ApplyReports(stream.namespace, stream.session, message.frame_no, reports))
             elif kind == "credit":
                 stream.take_credit(request.credit)
-                engine.credit_changed(stream.namespace)
+                engine.credit_changed(stream)
             elif kind == "renew":
                 renewal = asyncio.ensure_future(self._renew(stream, request.renew.nonce))
                 renewals.add(renewal)

@@ -98,6 +98,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "id", name="pending_events_pkey"),
     )
     op.create_table(
+        "queue_changes",
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", name="queue_changes_pkey"),
+    )
+    op.create_table(
         "queues",
         sa.Column("namespace", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -107,9 +113,8 @@ def upgrade() -> None:
         sa.Column("rate_period", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("depth_limit", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("overridden", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column("paused", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column("tokens_at", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("tokens_left", sa.Float(), server_default=sa.text("0"), nullable=False),
+        sa.Column("paused_at", sa.BigInteger(), nullable=True),
+        sa.Column("taken", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "name", name="queues_pkey"),
     )
     op.create_table(
@@ -217,7 +222,7 @@ def upgrade() -> None:
     op.create_index(
         "runs_claimable",
         "runs",
-        ["namespace", "order_at"],
+        ["namespace", "queue", "lane", "task", "order_at", "id"],
         postgresql_where=sa.text("status = 2 AND session IS NULL"),
         sqlite_where=sa.text("status = 2 AND session IS NULL"),
     )
@@ -227,6 +232,13 @@ def upgrade() -> None:
         ["due_at"],
         postgresql_where=sa.text("due_at IS NOT NULL"),
         sqlite_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "runs_occupying",
+        "runs",
+        ["namespace", "queue", "lane"],
+        postgresql_where=sa.text("status IN (3, 5)"),
+        sqlite_where=sa.text("status IN (3, 5)"),
     )
     op.create_index(
         "runs_open_children",
@@ -263,6 +275,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("registered_at", sa.BigInteger(), nullable=False),
         sa.Column("definition", sa.LargeBinary(), nullable=False),
+        sa.Column("queue", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "id", "version", name="tasks_pkey"),
     )
     op.create_table(

@@ -53,7 +53,7 @@ def _fill(bench: Bench, url: str) -> None:
     inputs = {
         "namespace": NAMESPACE, "task": "bench-noop", "created_at": 1, "payload": b'"x"', "fingerprint": b"f" * 16,
     }  # fmt: skip
-    result = {"namespace": NAMESPACE, "output": b'\x0a\x03"x"', "ended_at": 2, "worker": "w"}
+    result = {"namespace": NAMESPACE, "output": b'\x0a\x03"x"', "ended_at": 2, "worker": "w", "status": 10}
     wait = {
         "namespace": NAMESPACE, "seq": 1, "identity": "main/wait/1", "kind": CHECKPOINT_KIND_WAIT, "name": "for",
         "status": CHECKPOINT_STATUS_PENDING, "fingerprint": b"", "attempt": 1, "due_at": now_ms * 1000 + MONTH_US,

@@ -30,19 +30,19 @@ _RUN: dict[str, Any] = {
     "order_at": 1, "status": 3, "reason": 0, "attempt": 1, "max_attempts": 1, "recoveries": 0, "fence": 1,
     "last_report": 0, "settled": 0, "pushed": 0, "seen": 0, "last_seq": 0, "session": SESSION, "pending": 0,
     "wake_at": None, "timer_at": None, "deadline_at": None, "due_at": None, "started_at": 1, "parent": None,
-    "on_parent_end": 0, "awaited": False,
+    "on_parent_end": 0, "awaited": False, "since": 1,
 }  # fmt: skip
 _INPUT: dict[str, Any] = {
     "namespace": NAMESPACE, "task": "bench-noop", "created_at": 1, "parent": None, "root": None, "batch": None,
     "depth": 0, "payload": b'"x"', "fingerprint": b"f" * 16, "tags": "", "key": None, "options": None, "trace": None,
-    "is_replay": False,
+    "is_replay": False, "queue": "",
 }  # fmt: skip
 _RESULT: dict[str, Any] = {
-    "namespace": NAMESPACE, "output": b'\x0a\x03"x"', "error": None, "ended_at": 2, "worker": "w",
+    "namespace": NAMESPACE, "output": b'\x0a\x03"x"', "error": None, "ended_at": 2, "worker": "w", "status": 10,
 }  # fmt: skip
 _ENDED: dict[str, Any] = {
     "namespace": NAMESPACE, "status": 10, "reason": 0, "attempt": 1, "recoveries": 0, "fence": 1, "last_report": 1,
-    "settled": 0, "session": None, "due_at": None, "started_at": 1,
+    "settled": 0, "session": None, "due_at": None, "started_at": 1, "since": 2,
 }  # fmt: skip
 _TYPES = {
     sa.LargeBinary: "bytea", sa.Text: "text", sa.BigInteger: "int8", sa.SmallInteger: "int2", sa.Integer: "int4",

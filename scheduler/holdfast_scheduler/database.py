@@ -173,6 +173,13 @@ def _comma(count: int, one: str = "?") -> str:
     return ", ".join([one] * count)
 
 
+def clock_of(connection: sa.Connection) -> int:
+    """The database's clock now, as a reader sees it."""
+    if connection.dialect.name == "sqlite":
+        return time.time_ns() // 1000  # the library has no clock of its own
+    return int(connection.execute(sa.text(_CLOCK_NOW)).scalar_one())
+
+
 # --- SQLite ----------------------------------------------------------------------------------------------------------
 
 
@@ -360,10 +367,8 @@ def _array_type(column: sa.Column[Any]) -> str:
     return _ARRAYS[type(column.type)]
 
 
-_CLOCK: Final = (
-    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
-    " (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
-)
+_CLOCK_NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+_CLOCK: Final = f"{_CLOCK_NOW}, (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
 
 
 class PostgresTransaction(Transaction):

@@ -249,7 +249,7 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
 def inputs_of_row(row: tuple[object, ...]) -> Inputs:
     """Inputs from a row of `store.load_inputs`."""
     run_id, _task, created_at, parent, root, batch, depth, payload, _fingerprint, tags, key, options, trace, replay = (
-        row
+        row[:14]
     )
     return Inputs(
         payload=payload,  # type: ignore[arg-type]

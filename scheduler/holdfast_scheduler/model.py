@@ -125,6 +125,12 @@ class Run:
     parent: bytes | None
     on_parent_end: int
     awaited: bool  # some run, batch or overlap policy waits for its end
+    since: int = 0  # when it entered its status
+    # Time spent in statuses that it has left, in microseconds. The rest of its life it executed.
+    queued_us: int = 0
+    waiting_us: int = 0
+    delayed_us: int = 0  # before it was queued for the first time
+    backing_off_us: int = 0  # before another attempt or recovery
 
 
 @dataclass(slots=True, eq=False)

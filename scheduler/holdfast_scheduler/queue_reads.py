@@ -63,6 +63,18 @@ def queue_counts(connection: Connection, namespace: str, names: Sequence[str]) -
     return {name: (counted[0].get(name, 0), counted[1].get(name, 0)) for name in names}
 
 
+def busy_with(connection: Connection, namespace: str, task: str) -> int:
+    """How many runs are executed by sessions whose workers have a task."""
+    announced = and_(tasks.c.namespace == sessions.c.namespace, tasks.c.version == sessions.c.version)
+    theirs = and_(runs.c.session == sessions.c.id, runs.c.namespace == sessions.c.namespace, OCCUPYING)
+    query = (
+        select(func.count())
+        .select_from(sessions.join(tasks, announced).join(runs, theirs))
+        .where(sessions.c.namespace == namespace, tasks.c.id == task)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 @dataclass(slots=True)
 class QueueFacts:
     """What says whether a run of a lane may start."""

@@ -14,9 +14,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection, Select, and_, func, select
 
+from holdfast_scheduler.database import clock_of
 from holdfast_scheduler.filter import RunFilter, TokenFilter
-from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, PENDING, QUEUED
-from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, queue_facts
+from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, EXECUTING, PENDING, QUEUED
+from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, busy_with, queue_facts
 from holdfast_scheduler.schema import (
     attempts,
     batch_items,
@@ -33,6 +34,7 @@ from holdfast_scheduler.schema import (
 )
 
 CHILDREN: Final = 1_000  # of a run, in the FULL view
+COUNTED_QUEUED: Final = 100_000  # runs of a queue that `explain` counts
 _CHUNK: Final = 1_000  # ids in one statement, far below either database's limit of parameters
 
 Row = Any  # a SQLAlchemy row whose columns are known by name only
@@ -321,10 +323,14 @@ class Situation:
     """What `explain` looks at."""
 
     row: Row
-    pending: list[Row]  # checkpoints, with the status and task of the child or the batch's remaining items
+    now: int  # by the database's clock
+    pending: list[Row]  # checkpoints, with what is known of the child, the batch or the token
     last_error: bytes | None  # of the last attempt that ended
+    last_checkpoint: Row | None = None  # of a run that executes
     ahead: int = 0  # runs that wait for a start before it in its queue
     ahead_in_lane: int = 0
+    is_more_ahead: bool = False  # only `COUNTED_QUEUED` runs of the queue were looked at
+    busy: int = 0  # runs that the sessions which have its task execute
     queue: QueueFacts = field(default_factory=lambda: QueueFacts(None))
 
 
@@ -343,12 +349,21 @@ def situation(connection: Connection, namespace: str, run_id: bytes, replica: by
             checkpoints.c.location,
             child.c.status.label("child_status"),
             batches.c.remaining,
+            select(func.count())
+            .where(batch_items.c.namespace == checkpoints.c.namespace, batch_items.c.batch == checkpoints.c.subject)
+            .scalar_subquery()
+            .label("items"),
+            tokens.c.timeout_at,
         )
         .select_from(
             checkpoints.outerjoin(
                 child, and_(child.c.namespace == checkpoints.c.namespace, child.c.id == checkpoints.c.subject)
-            ).outerjoin(
+            )
+            .outerjoin(
                 batches, and_(batches.c.namespace == checkpoints.c.namespace, batches.c.id == checkpoints.c.subject)
+            )
+            .outerjoin(
+                tokens, and_(tokens.c.namespace == checkpoints.c.namespace, tokens.c.id == checkpoints.c.subject)
             )
         )
         .where(checkpoints.c.namespace == namespace, checkpoints.c.run_id == run_id, checkpoints.c.status == PENDING)
@@ -361,15 +376,34 @@ def situation(connection: Connection, namespace: str, run_id: bytes, replica: by
         .order_by(attempts.c.fence.desc())
         .limit(1)
     )
-    found = Situation(row, list(connection.execute(pending)), connection.execute(last_error).scalar())
+    now = clock_of(connection)
+    found = Situation(row, now, list(connection.execute(pending)), connection.execute(last_error).scalar())
+    if row.status == EXECUTING:
+        newest = (
+            select(checkpoints.c.kind, checkpoints.c.name, checkpoints.c.status, checkpoints.c.location)
+            .where(checkpoints.c.namespace == namespace, checkpoints.c.run_id == run_id)
+            .order_by(checkpoints.c.seq.desc())
+            .limit(1)
+        )
+        found.last_checkpoint = connection.execute(newest).first()
     if row.status == QUEUED:
         found.queue = queue_facts(connection, namespace, row.queue, row.lane, row.task, replica)
         before = sa.or_(runs.c.order_at < row.order_at, and_(runs.c.order_at == row.order_at, runs.c.id < row.id))
-        counted = select(func.count()).where(
-            runs.c.namespace == namespace, runs.c.queue == row.queue, CLAIMABLE, before
+        looked_at = (
+            select(before.label("is_before"), (runs.c.lane == row.lane).label("is_in_lane"))
+            .where(runs.c.namespace == namespace, runs.c.queue == row.queue, CLAIMABLE)
+            .limit(COUNTED_QUEUED + 1)
+            .subquery()
         )
-        found.ahead = connection.execute(counted).scalar_one()
-        found.ahead_in_lane = connection.execute(counted.where(runs.c.lane == row.lane)).scalar_one()
+        is_before, is_in_lane = looked_at.c.is_before, looked_at.c.is_in_lane
+        counted = select(
+            func.count(),
+            func.count(sa.case((is_before, 1))),
+            func.count(sa.case((and_(is_before, is_in_lane), 1))),
+        ).select_from(looked_at)
+        queued, found.ahead, found.ahead_in_lane = connection.execute(counted).one()
+        found.is_more_ahead = queued > COUNTED_QUEUED
+        found.busy = busy_with(connection, namespace, row.task)
     return found
 
 

@@ -343,4 +343,28 @@ TABLE: Final[dict[tuple[int, str], Handler]] = {
 def apply(run: Run, event: str, args: Args) -> int:
     """Apply one event and return its effects; `REFUSED` when the status has no place for it."""
     handler = TABLE.get((run.status, event))
-    return REFUSED if handler is None else handler(run, args)
+    if handler is None:
+        return REFUSED
+    status = run.status
+    effects = handler(run, args)
+    if run.status != status:
+        _keep_time(run, status, args.now)
+    return effects
+
+
+def _keep_time(run: Run, left: int, now: int) -> None:
+    """Add what the run has spent in the status that it has left. Where it executes, nothing is kept: that is the rest
+    of its life."""
+    spent = now - run.since
+    if spent <= 0:  # a transaction that waited for a lock may have an earlier clock than what it waited for
+        return
+    run.since = now
+    if left == m.QUEUED:
+        run.queued_us += spent
+    elif left == m.WAITING:
+        run.waiting_us += spent
+    elif left == m.DELAYED:
+        if run.fence:
+            run.backing_off_us += spent
+        else:
+            run.delayed_us += spent

@@ -62,6 +62,11 @@ runs = Table(
     Column("parent", LargeBinary),
     _required("on_parent_end", SmallInteger, "0"),
     _required("awaited", Boolean, "false"),
+    _required("since", BigInteger, "0"),
+    _required("queued_us", BigInteger, "0"),
+    _required("waiting_us", BigInteger, "0"),
+    _required("delayed_us", BigInteger, "0"),
+    _required("backing_off_us", BigInteger, "0"),
     PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
     CheckConstraint("status IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)", name="runs_status"),
     CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),
@@ -106,12 +111,23 @@ Index(
     sqlite_where=text("status < 10 AND parent IS NOT NULL"),
 )
 
+# Which open runs have a status, for lists. What executes is found by `runs_occupying`.
+Index(
+    "runs_open",
+    runs.c.namespace,
+    runs.c.status,
+    runs.c.id,
+    postgresql_where=text("status IN (1, 2, 4)"),
+    sqlite_where=text("status IN (1, 2, 4)"),
+)
+
 run_inputs = Table(
     "run_inputs",
     metadata,
     _required("namespace", Text),
     _required("run_id", LargeBinary),
     _required("task", Text),
+    _required("queue", Text, "''"),  # '' for the task's own, as most are
     _required("created_at", BigInteger),
     Column("parent", LargeBinary),
     Column("root", LargeBinary),
@@ -134,6 +150,17 @@ Index(
     postgresql_where=text("parent IS NOT NULL"),
     sqlite_where=text("parent IS NOT NULL"),
 )
+# Lists: an index that each run enters costs each trigger, so what is rare has an index of its own.
+Index("run_inputs_task", run_inputs.c.namespace, run_inputs.c.task, run_inputs.c.run_id)
+Index("run_inputs_created", run_inputs.c.namespace, run_inputs.c.created_at, run_inputs.c.run_id)
+Index(
+    "run_inputs_queue",
+    run_inputs.c.namespace,
+    run_inputs.c.queue,
+    run_inputs.c.run_id,
+    postgresql_where=text("queue <> ''"),
+    sqlite_where=text("queue <> ''"),
+)
 
 run_tags = Table(
     "run_tags",
@@ -153,7 +180,17 @@ run_results = Table(
     Column("error", LargeBinary),  # serialized TaskError
     _required("ended_at", BigInteger),
     Column("worker", Text),  # who executed the last attempt
+    _required("status", SmallInteger),
     PrimaryKeyConstraint("namespace", "run_id", name="run_results_pkey"),
+)
+Index("run_results_ended", run_results.c.namespace, run_results.c.ended_at, run_results.c.run_id)
+Index(
+    "run_results_failed",
+    run_results.c.namespace,
+    run_results.c.status,
+    run_results.c.run_id,
+    postgresql_where=text("status > 10"),
+    sqlite_where=text("status > 10"),
 )
 
 # Attempts that ended without ending the run, and executions whose worker was lost. The last attempt of a run is read

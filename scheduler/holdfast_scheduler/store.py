@@ -43,6 +43,11 @@ _RUN_CHANGING: Final = (
     "due_at",
     "started_at",
     "awaited",
+    "since",
+    "queued_us",
+    "waiting_us",
+    "delayed_us",
+    "backing_off_us",
 )
 RUN_COLUMNS: Final = tuple(Run.__dataclass_fields__)
 _RUN_SELECT: Final = ", ".join(RUN_COLUMNS)
@@ -64,6 +69,7 @@ INPUT_COLUMNS: Final = (
     "options",
     "trace",
     "is_replay",
+    "queue",
 )
 CHECKPOINT_COLUMNS: Final = (
     "namespace",
@@ -199,6 +205,11 @@ def insert_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.parent,
                 r.on_parent_end,
                 r.awaited,
+                r.since,
+                r.queued_us,
+                r.waiting_us,
+                r.delayed_us,
+                r.backing_off_us,
             )
             for r in runs
         ],
@@ -236,6 +247,11 @@ def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.due_at,
                 r.started_at,
                 r.awaited,
+                r.since,
+                r.queued_us,
+                r.waiting_us,
+                r.delayed_us,
+                r.backing_off_us,
             )
             for r in runs
         ],
@@ -302,8 +318,8 @@ def update_tags(tx: Transaction, rows: Sequence[Row]) -> None:
 
 
 def insert_results(tx: Transaction, rows: Sequence[Row]) -> None:
-    """Insert (namespace, run_id, output, error, ended_at, worker)."""
-    tx.insert(schema.run_results, ("namespace", "run_id", "output", "error", "ended_at", "worker"), rows)
+    """Insert (namespace, run_id, output, error, ended_at, worker, status)."""
+    tx.insert(schema.run_results, ("namespace", "run_id", "output", "error", "ended_at", "worker", "status"), rows)
 
 
 def load_results(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:

@@ -234,6 +234,7 @@ class Trigger:
             parent=new.parent,
             on_parent_end=new.on_parent_end,
             awaited=new.waited,
+            since=now,
         )
         rules.set_due(run)
         if new.debounce is not None:

@@ -19,7 +19,7 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.database import Transaction
-from holdfast_scheduler.definitions import task_row
+from holdfast_scheduler.definitions import default_queue, task_row
 from holdfast_scheduler.metadata_document import MetadataRow
 from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, QueueRow, Run, TaskRow
 from holdfast_scheduler.settings import Settings
@@ -269,6 +269,7 @@ class UnitOfWork:
                 new.options or None,
                 new.trace or None,
                 new.is_replay,
+                run.queue if run.queue != default_queue(run.task) else "",
             )
         )
         for tag in new.tags:
@@ -337,7 +338,7 @@ class UnitOfWork:
             error = _END_ERRORS.get(run.status, error) if run.status != m.TIMED_OUT or error is None else error
         self.results[run.id] = (output, error)
         worker = self.world.worker_names.get(session) if session is not None else None
-        self._result_rows.append((self.namespace, run.id, output, error, self.now, worker))
+        self._result_rows.append((self.namespace, run.id, output, error, self.now, worker, run.status))
         self.ended.append(run)
         self.all_ended.append(run)
 

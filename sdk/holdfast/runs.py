@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -23,6 +23,7 @@ from holdfast.statuses import RunStatus
 from holdfast.v1 import run_service_pb2
 from holdfast.v1.run_service_pb2 import (
     CancelRunRequest,
+    ExplainRunRequest,
     GetRunRequest,
     ListRunLogsRequest,
     ListRunsRequest,
@@ -35,12 +36,14 @@ from holdfast.v1.run_service_pb2 import (
 __all__ = [
     "Attempt",
     "CheckpointView",
+    "Explanation",
     "LogLine",
     "LogPage",
     "Run",
     "RunPage",
     "RunStatus",
     "cancel",
+    "explain",
     "iterate",
     "list",
     "logs",
@@ -95,6 +98,26 @@ class LogPage:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a run does not progress, and how it has spent its life so far: the durations add up to it."""
+
+    sentence: str
+    queued: timedelta
+    """Waiting for a slot."""
+    executing: timedelta
+    """Executed by workers, also by those that were lost, until that was noticed."""
+    waiting: timedelta
+    """Waiting without a slot for an instant, a child, a batch or a token."""
+    delayed: timedelta
+    """Before it was queued for the first time."""
+    backing_off: timedelta
+    """Before another attempt or recovery."""
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 async def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
@@ -172,6 +195,24 @@ async def logs(run: RunHandle[Any] | str, *, limit: int = 1000, page_token: str 
     )
     response = await asked.call(lambda endpoint: endpoint.runs.ListRunLogs, request)
     return LogPage(tuple(_line(record) for record in response.records), response.next_page_token)
+
+
+async def explain(run: RunHandle[Any] | str) -> Explanation:
+    """Why a run does not progress, in one exact sentence, and how it has spent its life so far.
+
+    Raises: NotFoundError, SchedulerUnavailableError.
+    """
+    asked = client.current()
+    request = ExplainRunRequest(namespace=asked.settings.namespace, run_id=_id(run))
+    answer = await asked.call(lambda endpoint: endpoint.runs.ExplainRun, request)
+    return Explanation(
+        sentence=answer.sentence,
+        queued=answer.queued.ToTimedelta(),
+        executing=answer.executing.ToTimedelta(),
+        waiting=answer.waiting.ToTimedelta(),
+        delayed=answer.delayed.ToTimedelta(),
+        backing_off=answer.backing_off.ToTimedelta(),
+    )
 
 
 async def cancel(run: RunHandle[Any] | str) -> Run:

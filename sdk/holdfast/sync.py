@@ -21,6 +21,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from holdfast import _decorator as decorator
@@ -346,10 +347,27 @@ class retry:
 class runs:
     """As `holdfast.runs`, blocking."""
 
-    retrieve = staticmethod(blocking(async_runs.retrieve))
-    cancel = staticmethod(blocking(async_runs.cancel))
-    reschedule = staticmethod(blocking(async_runs.reschedule))
     list = staticmethod(blocking(async_runs.list))
+
+    @staticmethod
+    def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
+        """As `holdfast.runs.retrieve`, blocking."""
+        return block(lambda: async_runs.retrieve(_name(run), full=full))
+
+    @staticmethod
+    def cancel(run: RunHandle[Any] | str) -> Run:
+        """As `holdfast.runs.cancel`, blocking."""
+        return block(lambda: async_runs.cancel(_name(run)))
+
+    @staticmethod
+    def reschedule(run: RunHandle[Any] | str, when: Duration | datetime) -> Run:
+        """As `holdfast.runs.reschedule`, blocking."""
+        return block(lambda: async_runs.reschedule(_name(run), when))
+
+    @staticmethod
+    def explain(run: RunHandle[Any] | str) -> async_runs.Explanation:
+        """As `holdfast.runs.explain`, blocking."""
+        return block(lambda: async_runs.explain(_name(run)))
 
     @staticmethod
     def logs(run: RunHandle[Any] | str, **options: Any) -> async_runs.LogPage:

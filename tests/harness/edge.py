@@ -111,6 +111,7 @@ class FakeEngine:
         run = {"task": "export", "queue": "task/export", "order_at": NOW, "status": status, **columns}
         made = {
             "task": run["task"],
+            "queue": "" if run["queue"] == f"task/{run['task']}" else run["queue"],
             "created_at": NOW,
             "payload": payload,
             "fingerprint": b"f",
@@ -127,11 +128,20 @@ class FakeEngine:
             *(sa.insert(schema.run_tags).values(**name, tag=tag, run_id=run_id) for tag in tags),
         )
         if status >= model.COMPLETED:
-            self.write(self._result(run_id, output))
+            self.write(self._result(run_id, output, status=status))
         return run_id
 
-    def _result(self, run_id: bytes, output: bytes | None, error: bytes | None = None) -> Any:
-        row = {"namespace": "default", "run_id": run_id, "output": output, "error": error, "ended_at": NOW + 5}
+    def _result(
+        self, run_id: bytes, output: bytes | None, error: bytes | None = None, status: int = model.COMPLETED
+    ) -> Any:
+        row = {
+            "namespace": "default",
+            "run_id": run_id,
+            "output": output,
+            "error": error,
+            "ended_at": NOW + 5,
+            "status": status,
+        }
         return sa.insert(schema.run_results).values(**row)
 
     def end(self, run_id: bytes, data: bytes = b"1", *, tell: bool = True) -> None:

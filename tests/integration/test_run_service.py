@@ -286,7 +286,7 @@ async def test_explain_is_one_exact_sentence(edge: Edge) -> None:
     engine.insert(status=model.QUEUED)
     second = engine.insert(status=model.QUEUED, order_at=NOW + 1)
     child = engine.insert(status=model.QUEUED, order_at=NOW + 2)
-    waiting = engine.insert(status=model.WAITING)
+    waiting = engine.insert(status=model.WAITING, since=NOW)
     engine.write(
         sa.insert(schema.checkpoints).values(
             namespace="default",
@@ -313,10 +313,12 @@ async def test_explain_is_one_exact_sentence(edge: Edge) -> None:
         "It is queued in 'task/import', and no connected worker has the task 'import'."
     )
     assert await sentence(second) == (
-        "It is queued in 'task/export'; 1 connected worker has its task, every slot is taken, and 1 run is before it."
+        "It is queued in 'task/export'; 1 connected worker has its task and takes no run at the moment,"
+        " and 1 run is before it."
     )
     assert await sentence(waiting) == (
-        f"It waits for its child {text(child)} of 'write_page', which is QUEUED (asked at tasks.py:7)."
+        f"It waits since 2027-01-15T08:00:00.000Z for its child {text(child)} of 'write_page', which is QUEUED"
+        " (asked at tasks.py:7)."
     )
     done = engine.insert(status=model.COMPLETED)
     assert await sentence(done) == "It ended COMPLETED at 2027-01-15T08:00:00.000Z."

@@ -1,8 +1,9 @@
-"""Why a run does not progress, in one exact sentence."""
+"""Why a run does not progress, in one exact sentence; and how it has spent its life so far."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,41 @@ from holdfast_scheduler.admission import Room
 from holdfast_scheduler.reads import Situation
 
 _WAITS_NAMED = 3  # pending waitpoints that the sentence names one by one
+_KINDS = {
+    model.STEP: "the step",
+    model.WAIT: "the wait",
+    model.CHILD: "the child",
+    model.TRIGGER: "the trigger of",
+    model.BATCH: "the batch",
+    model.BATCH_TRIGGER: "the batch",
+    model.TOKEN: "the token",
+    model.TOKEN_WAIT: "the wait for the token",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """How a run has spent its life so far, in microseconds; the parts add up to it."""
+
+    queued: int
+    executing: int
+    waiting: int
+    delayed: int
+    backing_off: int
+
+
+def breakdown(row: Any, now: int) -> Breakdown:
+    """From a row of `reads.run_row`. `now` is by the database's clock; a run that has ended does not age."""
+    until = row.ended_at if row.ended_at is not None else max(now, row.since)
+    current = until - row.since
+    status = row.status
+    is_delayed = status == model.DELAYED
+    queued = row.queued_us + (current if status == model.QUEUED else 0)
+    waiting = row.waiting_us + (current if status == model.WAITING else 0)
+    delayed = row.delayed_us + (current if is_delayed and not row.fence else 0)
+    backing_off = row.backing_off_us + (current if is_delayed and row.fence else 0)
+    rest = until - row.created_at - queued - waiting - delayed - backing_off
+    return Breakdown(queued, max(0, rest), waiting, delayed, backing_off)
 
 
 def now_us() -> int:
@@ -19,23 +55,41 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def explain(situation: Situation, workers: int, now: int) -> str:
+def explain(situation: Situation, workers: int) -> str:
     """The sentence. `workers` is the number of workers connected here that have the run's task."""
     row = situation.row
     status = row.status
     if model.is_final(status):
-        return f"It ended {model.STATUS_NAMES[status]} at {_at(row.ended_at)}{_because(row.error)}."
+        return _ended(row)
     if status == model.DELAYED:
         return _delayed(situation)
     if status == model.QUEUED:
-        return _queued(situation, workers, now)
+        return _queued(situation, workers)
     if status == model.CANCELING:
         return f"Its cancellation was accepted; {_worker(row)} cleans up until {_at(row.wake_at)} at the latest."
     if status == model.WAITING:
-        return f"It waits for {_waits(situation.pending)}."
-    sentence = f"{_worker(row)} executes attempt {row.attempt} of {row.max_attempts} since {_at(row.started_at)}"
+        return f"It waits since {_at(row.since)} for {_waits(situation.pending)}."
+    return _executing(situation)
+
+
+def _ended(row: Any) -> str:
+    after = ""
+    if row.status in (model.FAILED, model.TIMED_OUT) and row.attempt:
+        after = f" in attempt {row.attempt} of {row.max_attempts}"
+    elif row.status == model.CRASHED:
+        after = f" in attempt {row.attempt}, after its worker was lost {row.recoveries} times"
+    return f"It ended {model.STATUS_NAMES[row.status]} at {_at(row.ended_at)}{after}{_because(row.error)}."
+
+
+def _executing(situation: Situation) -> str:
+    row = situation.row
+    sentence = f"{_worker(row)} executes attempt {row.attempt} of {row.max_attempts} since {_at(row.since)}"
     if situation.pending:
         sentence += f" while it waits for {_waits(situation.pending)}"
+    elif (last := situation.last_checkpoint) is not None:
+        place = f" at {last.location}" if last.location else ""
+        name = f" {last.name!r}" if last.name else ""
+        sentence += f"; its last checkpoint is {_KINDS.get(last.kind, 'the call')}{name}{place}"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
@@ -55,7 +109,7 @@ def _delayed(situation: Situation) -> str:
     return f"It is delayed until {at}, as its trigger asked."
 
 
-def _queued(situation: Situation, workers: int, now: int) -> str:
+def _queued(situation: Situation, workers: int) -> str:
     row = situation.row
     why = {
         model.RESUMING: "its wait is over and it resumes",
@@ -63,7 +117,7 @@ def _queued(situation: Situation, workers: int, now: int) -> str:
         model.RELEASED: "its worker handed it back",
     }.get(row.reason, "")
     because = f" because {why}" if why else ""
-    limit = _limit(situation, workers, now)
+    limit = _limit(situation, workers)
     if row.reason == model.RESUMING and row.session_worker:
         head = f"It is queued {limit or f'in {row.queue!r}'}{because}"
         return f"{head}, for the next free slot of {_worker(row)}, which holds its body, until {_at(row.wake_at)}."
@@ -73,16 +127,21 @@ def _queued(situation: Situation, workers: int, now: int) -> str:
     workers += situation.queue.workers_elsewhere
     if not workers:
         return f"{head}, and no connected worker has the task {row.task!r}."
-    many = f"{workers} connected worker{'s have' if workers > 1 else ' has'} its task"
-    if situation.ahead:
-        runs = "1 run is" if situation.ahead == 1 else f"{situation.ahead} runs are"
-        return f"{head}; {many}, every slot is taken, and {runs} before it."
-    return f"{head}, and it is the next one; {many}, and every slot is taken."
+    have = "1 connected worker has" if workers == 1 else f"{workers} connected workers have"
+    if situation.busy:
+        busy = f"{have} its task and every slot is taken, by {_runs(situation.busy)}"
+    else:
+        busy = f"{have} its task and takes no run at the moment"
+    if situation.ahead or situation.is_more_ahead:
+        more = " or more" if situation.is_more_ahead else ""
+        are = "is" if situation.ahead == 1 and not more else "are"
+        return f"{head}; {busy}, and {_runs(situation.ahead)}{more} {are} before it."
+    return f"{head}, and it is the next one; {busy}."
 
 
-def _limit(situation: Situation, workers: int, now: int) -> str:
+def _limit(situation: Situation, workers: int) -> str:
     """Where it is queued, and by what the queue holds it back; nothing when that is not what it waits for."""
-    row, facts = situation.row, situation.queue
+    row, facts, now = situation.row, situation.queue, situation.now
     queue = facts.queue
     reason = facts.why(row.lane, now, workers)
     if queue is None or reason not in (model.PAUSED, model.QUEUE_LIMIT, model.RATE_LIMIT):
@@ -90,19 +149,26 @@ def _limit(situation: Situation, workers: int, now: int) -> str:
     limits = queue.limits
     if reason == model.PAUSED:
         return f"in {row.queue!r}, which is paused since {_at(queue.paused_at)}"
+    behind = _behind(situation.ahead, situation.is_more_ahead)
     if reason == model.RATE_LIMIT:
         opens = Room(queue, {}, now).opens_at()
         rate = f"limit {limits.rate} starts in {limits.period_us / 1e6:g} s, the next one at {_at(opens)}"
-        return f"{_behind(situation.ahead)} on queue {row.queue!r}, {rate}"
+        return f"{behind} on queue {row.queue!r}, {rate}"
     if limits.lane and facts.lane_executing >= limits.lane:
+        in_lane = _behind(situation.ahead_in_lane, situation.is_more_ahead)
         if not row.lane:
-            return f"{_behind(situation.ahead_in_lane)} on queue {row.queue!r}, limit {limits.lane}"
-        of_key = f"with the key {row.lane!r} on queue {row.queue!r}"
-        return f"{_behind(situation.ahead_in_lane)} {of_key}, limit {limits.lane} for each key"
-    return f"{_behind(situation.ahead)} on queue {row.queue!r}, limit {limits.total}"
+            return f"{in_lane} on queue {row.queue!r}, limit {limits.lane}"
+        return f"{in_lane} with the key {row.lane!r} on queue {row.queue!r}, limit {limits.lane} for each key"
+    return f"{behind} on queue {row.queue!r}, limit {limits.total}"
 
 
-def _behind(count: int) -> str:
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _behind(count: int, is_more: bool) -> str:
+    if is_more:
+        return f"behind {count} or more others"
     return "behind 1 other" if count == 1 else f"behind {count} others" if count else "as the next one"
 
 
@@ -117,17 +183,21 @@ def _waits(pending: list[Any]) -> str:
 
 def _wait(record: Any) -> str:
     kind = record.kind
+    until = record.due_at
     if kind == model.WAIT:
-        text = f"{_at(record.due_at)}"
+        text = f"{_at(until)}"
     elif kind in (model.CHILD, model.TRIGGER):
         status = model.STATUS_NAMES.get(record.child_status or 0, "unknown")
         text = f"its child {ids.run_text(record.subject)} of {record.name!r}, which is {status}"
     elif kind in (model.BATCH, model.BATCH_TRIGGER):
-        text = f"{record.remaining} more runs of its batch {ids.to_text(ids.BATCH, record.subject)}"
+        done = f"{record.items - (record.remaining or 0)} of {record.items} done"
+        text = f"its batch {ids.to_text(ids.BATCH, record.subject)} ({done})"
     else:
         text = f"the token {ids.to_text(ids.TOKEN, record.subject)}"
-    if kind != model.WAIT and record.due_at is not None:
-        text += f", at the latest until {_at(record.due_at)}"
+        if record.timeout_at is not None:
+            until = record.timeout_at if until is None else min(until, record.timeout_at)
+    if kind != model.WAIT and until is not None:
+        text += f", at the latest until {_at(until)}"
     return f"{text} (asked at {record.location})" if record.location else text
 
 

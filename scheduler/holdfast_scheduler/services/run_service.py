@@ -33,7 +33,7 @@ from holdfast_scheduler.model import (
 )
 from holdfast_scheduler.queue_reads import queue_facts
 from holdfast_scheduler.services.awaiting import AwaitedRuns
-from holdfast_scheduler.services.explain import explain, now_us
+from holdfast_scheduler.services.explain import breakdown, explain, now_us
 from holdfast_scheduler.services.paging import page_token, place_from
 from holdfast_scheduler.services.seam import Engine
 from holdfast_scheduler.services.watch_runs import RunWatch, wait_run
@@ -199,13 +199,20 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         return response
 
     async def ExplainRun(self, request: pb.ExplainRunRequest, context: Context) -> pb.ExplainRunResponse:
-        """Why the run does not progress. The durations are not recorded yet and stay unset."""
+        """Why the run does not progress, and how it has spent its life so far."""
         namespace, run_id = self._run(request)
         situation = await self._engine.read(reads.situation, namespace, run_id, self._engine.replica)
         if situation is None:
             raise not_found("run", request.run_id)
         workers = self._engine.workers(namespace, situation.row.task)
-        return pb.ExplainRunResponse(sentence=explain(situation, workers, now_us()))
+        response = pb.ExplainRunResponse(sentence=explain(situation, workers))
+        spent = breakdown(situation.row, situation.now)
+        response.queued.FromMicroseconds(spent.queued)
+        response.executing.FromMicroseconds(spent.executing)
+        response.waiting.FromMicroseconds(spent.waiting)
+        response.delayed.FromMicroseconds(spent.delayed)
+        response.backing_off.FromMicroseconds(spent.backing_off)
+        return response
 
     async def WaitRun(self, request: pb.WaitRunRequest, context: Context) -> pb.WaitRunResponse:
         """The run once it has ended, or as it is when the timeout has passed."""

@@ -24,7 +24,6 @@ from holdfast.options import TriggerOptions
 from holdfast.run import Run
 from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE
 from holdfast.statuses import RunStatus
-from holdfast.v1.run_service_pb2 import ExplainRunRequest
 
 T = TypeVar("T")
 
@@ -136,15 +135,13 @@ def show_run(
 ) -> int:
     """Print one run with its attempts and checkpoints, and why it stands where it stands."""
 
-    async def ask(client: Client) -> tuple[Run, str]:
+    async def ask() -> tuple[Run, str]:
         run = await runs.retrieve(run_id, full=True)
         if run.is_final:
             return run, ""
-        request = ExplainRunRequest(namespace=namespace, run_id=run_id)
-        answer = await client.call(lambda endpoint: endpoint.runs.ExplainRun, request)
-        return run, answer.sentence
+        return run, (await runs.explain(run_id)).sentence
 
-    run, sentence = _talk_with(address, namespace, ask)
+    run, sentence = _talk(address, namespace, ask)
     if as_json:
         show.print_json(show.run_document(run, full=True) | {"why": sentence})
     else:
@@ -268,14 +265,11 @@ def read_json(text: str) -> Any:
 
 def _talk(address: str, namespace: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `ask` with a client of its own in use. Raises what the SDK raises."""
-    return _talk_with(address, namespace, lambda _client: ask())
 
-
-def _talk_with(address: str, namespace: str, ask: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     async def main() -> T:
         async with Client(address, namespace=namespace, deadline=DEADLINE_S) as client:
             with client.use():
-                return await ask(client)
+                return await ask()
 
     return asyncio.run(main())
 

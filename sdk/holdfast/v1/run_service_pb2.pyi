@@ -164,18 +164,20 @@ class ExplainRunRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class ExplainRunResponse(_message.Message):
-    __slots__ = ("sentence", "queued", "executing", "waiting", "delayed")
+    __slots__ = ("sentence", "queued", "executing", "waiting", "delayed", "backing_off")
     SENTENCE_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     EXECUTING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     DELAYED_FIELD_NUMBER: _ClassVar[int]
+    BACKING_OFF_FIELD_NUMBER: _ClassVar[int]
     sentence: str
     queued: _duration_pb2.Duration
     executing: _duration_pb2.Duration
     waiting: _duration_pb2.Duration
     delayed: _duration_pb2.Duration
-    def __init__(self, sentence: _Optional[str] = ..., queued: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., executing: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., waiting: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delayed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    backing_off: _duration_pb2.Duration
+    def __init__(self, sentence: _Optional[str] = ..., queued: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., executing: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., waiting: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., delayed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backing_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WaitRunRequest(_message.Message):
     __slots__ = ("namespace", "run_id", "timeout")

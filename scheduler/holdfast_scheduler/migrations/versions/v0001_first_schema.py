@@ -122,6 +122,7 @@ def upgrade() -> None:
         sa.Column("namespace", sa.Text(), nullable=False),
         sa.Column("run_id", sa.LargeBinary(), nullable=False),
         sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("queue", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("parent", sa.LargeBinary(), nullable=True),
         sa.Column("root", sa.LargeBinary(), nullable=True),
@@ -135,6 +136,15 @@ def upgrade() -> None:
         sa.Column("trace", sa.LargeBinary(), nullable=True),
         sa.Column("is_replay", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "run_id", name="run_inputs_pkey"),
+    )
+    op.create_index("run_inputs_task", "run_inputs", ["namespace", "task", "run_id"])
+    op.create_index("run_inputs_created", "run_inputs", ["namespace", "created_at", "run_id"])
+    op.create_index(
+        "run_inputs_queue",
+        "run_inputs",
+        ["namespace", "queue", "run_id"],
+        postgresql_where=sa.text("queue <> ''"),
+        sqlite_where=sa.text("queue <> ''"),
     )
     op.create_index(
         "run_inputs_children",
@@ -172,7 +182,16 @@ def upgrade() -> None:
         sa.Column("error", sa.LargeBinary(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=True),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "run_id", name="run_results_pkey"),
+    )
+    op.create_index("run_results_ended", "run_results", ["namespace", "ended_at", "run_id"])
+    op.create_index(
+        "run_results_failed",
+        "run_results",
+        ["namespace", "status", "run_id"],
+        postgresql_where=sa.text("status > 10"),
+        sqlite_where=sa.text("status > 10"),
     )
     op.create_table(
         "run_tags",
@@ -211,6 +230,11 @@ def upgrade() -> None:
         sa.Column("parent", sa.LargeBinary(), nullable=True),
         sa.Column("on_parent_end", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("awaited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("since", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("queued_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("waiting_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("delayed_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("backing_off_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
         sa.CheckConstraint("status < 10 OR (session IS NULL AND due_at IS NULL)", name="runs_final_is_quiet"),
         sa.CheckConstraint("status <> 1 OR due_at IS NOT NULL", name="runs_delayed_has_due"),
@@ -218,6 +242,13 @@ def upgrade() -> None:
         sa.CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),
         sa.PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
         postgresql_with={"fillfactor": "70"},
+    )
+    op.create_index(
+        "runs_open",
+        "runs",
+        ["namespace", "status", "id"],
+        postgresql_where=sa.text("status IN (1, 2, 4)"),
+        sqlite_where=sa.text("status IN (1, 2, 4)"),
     )
     op.create_index(
         "runs_claimable",

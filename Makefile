@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 READY := .venv/.ready
-BUF_VERSION := 1.75.0
+BUF_VERSION := 1.74.0
 TESTS ?= tests
 PYTEST_PROCESSES ?= 4
 

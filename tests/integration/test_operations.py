@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
@@ -15,6 +19,12 @@ from harness.processes import Deployment
 from harness.runs import Runs
 from harness.waiting import wait_until
 from holdfast.v1.run_service_pb2 import GetServerInfoRequest
+from holdfast.v1.worker_service_pb2 import ConnectRequest
+from holdfast.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+WATCH_S = 30.0
+UNBEARABLE_S = 3600
+"""A grace that no test can wait for: what ends before was not waited for."""
 
 
 def test_migrate_makes_the_schema_once_and_again(database_url: str, deploy: Callable[..., Deployment]) -> None:
@@ -84,3 +94,52 @@ def test_reflection_can_be_turned_off(is_on: bool, sqlite_url: str, deploy: Call
         with pytest.raises(grpc.RpcError) as caught:
             list(answers)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("service", ["", "holdfast.v1.RunService", "holdfast.v1.WorkerService"])
+def test_readiness_turns_off_before_the_drain(service: str, sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    """Whoever watches the health hears of it while the calls in flight still go on."""
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_STOP_GRACE": str(UNBEARABLE_S)})
+    scheduler = site.start_scheduler()
+    health = HealthStub(site.channel).Watch(HealthCheckRequest(service=service), timeout=WATCH_S)
+    assert next(health).status == HealthCheckResponse.SERVING
+    # A stream that has not said yet who it is: the scheduler waits for it until its grace ends.
+    end = threading.Event()
+    in_flight = WorkerServiceStub(site.channel).Connect(_silence(end), timeout=WATCH_S)
+    scheduler.send(signal.SIGTERM)
+    assert next(health).status == HealthCheckResponse.NOT_SERVING
+    assert scheduler.exit_code is None
+    in_flight.cancel()
+    end.set()
+    assert scheduler.wait() == 0
+
+
+def test_who_watches_the_health_does_not_delay_a_stop(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_STOP_GRACE": str(UNBEARABLE_S)})
+    scheduler = site.start_scheduler()
+    stub = HealthStub(site.channel)
+    watches = [stub.Watch(HealthCheckRequest(service=name), timeout=WATCH_S) for name in ("", "nobody.has.This")]
+    assert [next(watch).status for watch in watches] == [
+        HealthCheckResponse.SERVING,
+        HealthCheckResponse.SERVICE_UNKNOWN,
+    ]
+    scheduler.send(signal.SIGTERM)
+    assert scheduler.wait() == 0
+    for watch, last in zip(watches, ["NOT_SERVING", "SERVICE_UNKNOWN"], strict=True):
+        assert HealthCheckResponse.ServingStatus.Name(next(watch).status) == last
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_health_of_an_unknown_service_is_not_found(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url)
+    site.start_scheduler()
+    with pytest.raises(grpc.RpcError) as caught:
+        HealthStub(site.channel).Check(HealthCheckRequest(service="nobody.has.This"), timeout=WATCH_S)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def _silence(until: threading.Event) -> Iterator[ConnectRequest]:
+    until.wait()
+    yield from ()

@@ -8,8 +8,6 @@ from typing import Any, Final, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import OVERALL_HEALTH
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
 from holdfast.v1 import (
@@ -27,6 +25,7 @@ from holdfast.v1 import (
     worker_service_pb2_grpc,
 )
 from holdfast_scheduler.errors import ListenError
+from holdfast_scheduler.services.health import HealthService
 from holdfast_scheduler.services.interceptors import FaultInterceptor, KeyInterceptor
 from holdfast_scheduler.services.queue_service import QueueService
 from holdfast_scheduler.services.run_service import RunService
@@ -76,11 +75,11 @@ class Server:
         if self._settings.api_key:
             interceptors.insert(0, KeyInterceptor(self._settings.api_key))
         self._server = aio.server(interceptors=interceptors, options=_OPTIONS)
-        self._health = health_aio.HealthServicer()
-        self._names = self._register()
+        self._health = HealthService()
+        self._register()
         self.address = ""
 
-    def _register(self) -> list[str]:
+    def _register(self) -> None:
         server, engine = self._server, self._engine
         added: list[tuple[Any, Any, Any]] = [
             (run_service_pb2, run_service_pb2_grpc.add_RunServiceServicer_to_server, RunService(engine)),
@@ -96,11 +95,11 @@ class Server:
         for module, add, service in added:
             add(service, server)
             names += [found.full_name for found in module.DESCRIPTOR.services_by_name.values()]
+        self._health.add(names)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
             reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
-        return names
 
     async def start(self) -> str:
         """Listen and serve; returns the address with the real port.
@@ -116,8 +115,6 @@ class Server:
         except RuntimeError:  # somebody took it just now
             raise _cannot_listen(shown, "it was taken a moment ago") from None
         await self._server.start()
-        for name in (OVERALL_HEALTH, *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self.address = f"{shown_host}:{bound}"
         return self.address
 
@@ -126,7 +123,7 @@ class Server:
 
         Workers get `_LEAVE` seconds to go to another replica; those that have no other one are sent away after it.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         if self._worker_service is not None:
             self._worker_service.announce_stop()
         self._engine.watchers.stop()

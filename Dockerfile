@@ -36,7 +36,8 @@ USER 10001:10001
 # The embedded database. Nothing else is written to, so the root file system may be read-only.
 VOLUME /var/lib/holdfast
 EXPOSE 4653
-# A scheduler asks itself; a worker, which has HOLDFAST_ADDRESS, asks the schedulers that it needs.
+# A scheduler asks itself, and so does a worker that has HOLDFAST_WORKER_HEALTH; one that has only HOLDFAST_ADDRESS asks
+# the schedulers that it needs.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "holdfast.cli.health"]
 # SIGTERM drains either: a scheduler sends its workers elsewhere, a worker finishes or hands back what it executes.
 STOPSIGNAL SIGTERM

@@ -162,6 +162,7 @@ async def test_a_worker_cut_off_for_longer_than_its_lease(stack: Stack, client: 
     stack.docker("network", "disconnect", stack.network(), cut_off)
     # The others end everything, once its lease is over.
     await _all_ended(roots)
+    await asyncio.to_thread(stack.becomes, cut_off, "unhealthy")
     stack.docker("network", "connect", "--alias", "worker", stack.network(), cut_off)
     await _end(stack, handles, lost=1, zombies=True)
     await _judge_again_after_another_run(stack, roots)

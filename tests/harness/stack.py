@@ -92,6 +92,11 @@ class Stack:
         (found,) = [one for one in self.containers("worker") if one.startswith(host)]
         return found
 
+    def becomes(self, container: str, health: str) -> None:
+        """Wait until the engine's own checks of a container say so."""
+        inspect = ["inspect", "--format", "{{.State.Health.Status}}", container]
+        wait_until(lambda: self.docker(*inspect).strip() == health, f"{container} is {health}", DEADLINE_S)
+
     def network(self) -> str:
         """The one network that all containers are on."""
         return f"{PROJECT}_default"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from harness.ports import free_port
 from harness.processes import Deployment
 from harness.runs import Runs
 from harness.waiting import wait_until
@@ -23,6 +25,19 @@ from holdfast.v1.worker_service_pb2 import ConnectRequest
 from holdfast.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 WATCH_S = 30.0
+HANGS = "DEADLINE_EXCEEDED"
+TASKS = """
+import asyncio
+import os
+
+from holdfast import task
+
+
+@task(id="hold")
+async def hold(gate: str) -> None:
+    while os.path.exists(gate):
+        await asyncio.sleep(0.05)
+"""
 UNBEARABLE_S = 3600
 """A grace that no test can wait for: what ends before was not waited for."""
 
@@ -138,6 +153,51 @@ def test_the_health_of_an_unknown_service_is_not_found(sqlite_url: str, deploy: 
     with pytest.raises(grpc.RpcError) as caught:
         HealthStub(site.channel).Check(HealthCheckRequest(service="nobody.has.This"), timeout=WATCH_S)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_worker_answers_for_itself(sqlite_url: str, deploy: Callable[..., Deployment], tmp_path: Path) -> None:
+    """It serves while it takes runs; one that is not connected, drains or hangs does not."""
+    (tmp_path / "app.py").write_text(TASKS)
+    gate = tmp_path / "gate"
+    gate.touch()
+    site: Deployment = deploy(sqlite_url, {"HOLDFAST_WORKER_HEALTH": f"127.0.0.1:{free_port()}"})
+
+    def health() -> tuple[int, str]:
+        done = site.holdfast("health")
+        return done.returncode, done.stdout + done.stderr
+
+    def says(code: int, answer: str) -> bool:
+        return (found := health())[0] == code and found[1].endswith(f"{answer}\n")
+
+    worker = site.start_worker(str(tmp_path / "app.py"))
+    wait_until(lambda: says(4, "NOT_SERVING"), "it answers, and is connected to nobody")
+    scheduler = site.start_scheduler()
+    wait_until(lambda: says(0, "SERVING"), "it is connected")
+    worker.pause()
+    assert health() == (4, f"error: the worker does not serve: {site.environment['HOLDFAST_WORKER_HEALTH']} {HANGS}\n")
+    worker.unpause()
+    wait_until(lambda: says(0, "SERVING"), "it goes on")
+    scheduler.kill()
+    wait_until(lambda: says(4, "NOT_SERVING"), "it has lost its scheduler")
+    site.start_scheduler(name="scheduler-again")
+    wait_until(lambda: says(0, "SERVING"), "it is connected again")
+    run_id = Runs(site).trigger("hold", str(gate))
+    Runs(site).until(run_id, "EXECUTING")
+    worker.send(signal.SIGTERM)
+    wait_until(lambda: says(4, "NOT_SERVING"), "it drains")
+    gate.unlink()
+    assert worker.wait() == 0
+    site.processes.remove(worker)
+    assert says(4, "UNAVAILABLE")
+
+
+def test_a_worker_that_cannot_answer_health_checks_does_not_start(
+    sqlite_url: str, deploy: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(TASKS)
+    done = deploy(sqlite_url).holdfast("worker", str(tmp_path / "app.py"), "--health", "nonsense:nonsense")
+    assert done.returncode == 6
+    assert "error: cannot answer health checks at nonsense:nonsense" in done.stderr
 
 
 def _silence(until: threading.Event) -> Iterator[ConnectRequest]:

@@ -32,6 +32,7 @@ def run_worker(
     name: str | None = None,
     api_key: str | None = None,
     drain_timeout_s: float | None = None,
+    health: str | None = None,
     executor_command: Sequence[str] | None = None,
 ) -> int:
     """Run a worker in this process until SIGTERM or SIGINT and return its exit code.
@@ -39,12 +40,14 @@ def run_worker(
     `targets` are modules or paths of .py files; `addresses` are schedulers, `host` or `host:port` each (4653 when
     left out). `slots` is how many runs may execute at once in all `processes` together. Unset values come from the
     environment: `version` from HOLDFAST_VERSION (else a digest of the task definitions), `api_key` from
-    HOLDFAST_API_KEY, `drain_timeout_s` (seconds) from HOLDFAST_DRAIN_TIMEOUT (else 30). `name` is for people;
-    default host and process id. `executor_command` replaces the command that starts an executor.
+    HOLDFAST_API_KEY, `drain_timeout_s` (seconds) from HOLDFAST_DRAIN_TIMEOUT (else 30), `health` from
+    HOLDFAST_WORKER_HEALTH (else nowhere): where the worker answers health checks, HOST:PORT or unix:PATH. `name` is
+    for people; default host and process id. `executor_command` replaces the command that starts an executor.
 
     Exit codes: 0 stopped after everything was done or handed back; 1 stopped without that (a second signal, or no
     scheduler to hand back to); 2 a target could not be loaded; 3 the scheduler refused this worker.
-    Raises: ValueError for a setting that makes no sense; it names the setting, the value and what is allowed.
+    Raises: ValueError for a setting that makes no sense; it names the setting, the value and what is allowed. OSError
+    when it cannot answer health checks at `health`.
     """
     if not targets:
         raise ValueError("no target: name at least one module or .py file with tasks")
@@ -61,6 +64,7 @@ def run_worker(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         api_key=api_key or os.environ.get("HOLDFAST_API_KEY") or None,
         drain_timeout_s=_drain_timeout(drain_timeout_s),
+        health=health or os.environ.get("HOLDFAST_WORKER_HEALTH") or None,
         sdk=f"holdfast-python/{_own_version()}",
         **({} if executor_command is None else {"executor_command": [*executor_command]}),
     )

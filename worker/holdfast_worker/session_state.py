@@ -100,6 +100,11 @@ class SessionState:
         return self._connected
 
     @property
+    def has_executors(self) -> bool:
+        """Whether an executor lives that has said which tasks it has."""
+        return bool(self._table.seats)
+
+    @property
     def is_holding(self) -> bool:
         """Whether the lease ended without contact."""
         return self._lease.is_holding

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from holdfast.v1.worker_service_pb2 import ConnectRequest, ConnectResponse, Hello
 from holdfast_worker.executor_pool import ExecutorPool, default_command
+from holdfast_worker.health import HealthServer
 from holdfast_worker.parcels import Posts
 from holdfast_worker.session_state import SessionState
 from holdfast_worker.stream import SchedulerStream, StreamEnd
@@ -60,6 +61,8 @@ class WorkerSettings:
     name: str = "worker"
     api_key: str | None = None
     drain_timeout_s: float = 30.0
+    health: str | None = None
+    """Where it answers health checks, HOST:PORT or unix:PATH; None for nowhere."""
     sdk: str = "holdfast-python"
     executor_command: list[str] = field(default_factory=default_command)
 
@@ -90,16 +93,21 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
-        """Work until told to stop. Returns the exit code."""
+        """Work until told to stop. Returns the exit code. Raises: OSError when it cannot answer health checks."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             # Not in the main thread (tests, `holdfast dev`): then whoever runs us stops us by `stop`.
             with contextlib.suppress(ValueError, RuntimeError):
                 loop.add_signal_handler(number, self.stop)
+        health = HealthServer(self._settings.health, lambda: self.is_ready) if self._settings.health else None
+        if health is not None:
+            await health.start()
         self._pool.add()
         try:
             return await self._finished
         finally:
+            if health is not None:
+                await health.stop()
             for task in self._tasks:
                 task.cancel()
             await self._pool.stop()
@@ -120,6 +128,12 @@ class Supervisor:
         log.info("event=drain executing=%d timeout_s=%.1f", state.executing, self._settings.drain_timeout_s)
         state.drain(_clock(), self._settings.drain_timeout_s)
         self._settle([])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes runs: a scheduler has welcomed it, it has an executor, and it does not drain."""
+        state = self._state
+        return state is not None and state.is_connected and state.has_executors and not self._drains
 
     # -- executors
 

@@ -12,7 +12,7 @@ from holdfast.cli import exit_codes
 
 METHOD: Final = "/grpc.health.v1.Health/Check"
 THE_WHOLE: Final = b""
-"""A HealthCheckRequest about the scheduler as a whole."""
+"""A HealthCheckRequest about the scheduler or worker as a whole."""
 SERVING: Final = b"\x08\x01"
 """A HealthCheckResponse that says so. Two messages this small need not the package that belongs to another extra."""
 TIMEOUT_S: Final = 3.0
@@ -20,12 +20,14 @@ DEFAULT_PORT: Final = "4653"
 
 
 def check(address: str | None = None) -> int:
-    """Ask schedulers one after the other until one serves; print one line and return the exit code.
+    """Ask one after the other until one serves; print one line and return the exit code.
 
-    `address` is HOST:PORT, or several separated by commas. None takes HOLDFAST_ADDRESS, else the scheduler of this
-    machine at the port in HOLDFAST_LISTEN, else 127.0.0.1:4653.
+    `address` is HOST:PORT, or several separated by commas. None takes the worker at HOLDFAST_WORKER_HEALTH, else the
+    schedulers of HOLDFAST_ADDRESS, else the one of this machine at the port in HOLDFAST_LISTEN, else 127.0.0.1:4653.
     """
-    found = address or os.environ.get("HOLDFAST_ADDRESS") or _own_address(os.environ.get("HOLDFAST_LISTEN", ""))
+    worker = os.environ.get("HOLDFAST_WORKER_HEALTH")
+    found = address or worker or os.environ.get("HOLDFAST_ADDRESS")
+    found = found or _own_address(os.environ.get("HOLDFAST_LISTEN", ""))
     answers = []
     for one in map(_with_port, filter(None, map(str.strip, found.split(",")))):
         answer = _ask(one)
@@ -33,7 +35,8 @@ def check(address: str | None = None) -> int:
             print(f"{one} {answer}")
             return exit_codes.DONE
         answers.append(f"{one} {answer}")
-    print(f"error: no scheduler serves: {', '.join(answers)}", file=sys.stderr)
+    nobody = "the worker does not serve" if found == worker else "no scheduler serves"
+    print(f"error: {nobody}: {', '.join(answers)}", file=sys.stderr)
     return exit_codes.UNREACHABLE
 
 

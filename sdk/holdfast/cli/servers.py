@@ -93,13 +93,13 @@ def health(
     address: Annotated[
         str | None,
         typer.Option(
-            envvar="HOLDFAST_ADDRESS",
+            envvar=["HOLDFAST_WORKER_HEALTH", "HOLDFAST_ADDRESS"],
             metavar="HOST:PORT[,...]",
             help="Who is asked, one after the other; by default the scheduler of this machine.",
         ),
     ] = None,
 ) -> int:
-    """Ask whether a scheduler serves: exits with 0 when one does and with 4 otherwise."""
+    """Ask whether a scheduler serves, or the worker of HOLDFAST_WORKER_HEALTH: exits with 0 if so, else with 4."""
     from holdfast.cli.health import check
 
     return check(address)
@@ -118,6 +118,14 @@ def worker(
         str | None, typer.Option(envvar="HOLDFAST_VERSION", metavar="VERSION", help="Version of your code.")
     ] = None,
     namespace: Namespace = DEFAULT_NAMESPACE,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HOLDFAST_WORKER_HEALTH",
+            metavar="HOST:PORT",
+            help="Where it answers health checks, also unix:PATH; by default nowhere.",
+        ),
+    ] = None,
 ) -> int:
     """Run a worker: it executes runs of the tasks that TARGETs define. SIGTERM or Ctrl-C drains it."""
     from holdfast_worker.main import DEFAULT_PROCESSES, DEFAULT_SLOTS, run_worker
@@ -133,9 +141,12 @@ def worker(
             processes=processes or DEFAULT_PROCESSES,
             version=code_version,
             name=name,
+            health=health,
         )
     except ValueError as error:
         raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(str(error), exit_codes.CANNOT_START) from error
     if code == WORKER_REFUSED:
         raise CommandError(
             f"the scheduler at {scheduler} refused this worker; the line event=refused above says why",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -27,8 +28,7 @@ EFFECTS = {f"{kind} {place}" for kind in ("charge", "parcel") for place in range
 END_S = 120.0
 PAGES = 10
 KILLED_PAGE = 7
-LEASE_S = 4.0
-"""As in override.yml."""
+POSTGRES_PORT = 5432
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,37 @@ async def test_everything_is_healthy_and_reports_its_version(stack: Stack, clien
         stack.compose("exec", "-T", "worker", "touch", "/app/x")
     handles = await _load(5)
     await _end(stack, handles, lost=0)
+
+
+@pytest.mark.parametrize("service", ["scheduler-a", "scheduler-b", "worker", "mailbox"])
+def test_a_container_can_harm_little(stack: Stack, service: str) -> None:
+    """Not root, nothing to write on, no capabilities, reached from this machine only, checked by gRPC health."""
+    for container in stack.containers(service):
+        (found,) = json.loads(stack.docker("inspect", container))
+        host, config = found["HostConfig"], found["Config"]
+        assert config["User"] == "10001:10001"
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        published = [binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings]
+        assert set(published) <= {"127.0.0.1"}
+        assert len(published) == service.startswith("scheduler")
+        assert config["StopSignal"] == "SIGTERM"
+        assert ("holdfast.cli.health" in config["Healthcheck"]["Test"]) == (service != "mailbox")
+    assert "Up" not in stack.docker("ps", "--filter", f"publish={POSTGRES_PORT}", "--format", "{{.Status}}")
+
+
+async def test_sigterm_drains(stack: Stack, client: Client) -> None:
+    """Neither a worker nor a scheduler that is stopped in the middle costs a recovery, or an effect a second time."""
+    handles = await _load()
+    await _half_way(stack, handles)
+    worker = stack.containers("worker")[0]
+    (scheduler,) = stack.containers("scheduler-a")
+    for stopped in (worker, scheduler):
+        await asyncio.to_thread(stack.docker, "stop", stopped)
+        # A worker ends with 0 when everything that it held was done or handed back.
+        assert stack.docker("inspect", "--format", "{{.State.ExitCode}}", stopped) == "0\n"
+    await _end(stack, handles, lost=0)
+    assert sum([(await runs.retrieve(handle)).recoveries for handle in handles]) == 0
 
 
 async def test_the_export_survives_the_kill_of_a_worker_in_a_page(stack: Stack, client: Client) -> None:

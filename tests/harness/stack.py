@@ -127,7 +127,8 @@ def judge(effects: list[Effect], roots: set[str], expected: set[str], lost: int,
     happens at most once more per worker that was lost (`lost`), and never twice in one execution. A keyed child has
     one run.
     """
-    assert repeated_fences(effects) == []
+    twice = repeated_fences(effects)
+    assert not twice, f"done twice in one execution: {twice}"
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     passed: set[tuple[str, str]] = set()
     newest: dict[str, int] = {}
@@ -145,8 +146,9 @@ def judge(effects: list[Effect], roots: set[str], expected: set[str], lost: int,
             if effect.run != root:
                 children[root, effect.identity].add(effect.run)
         newest[effect.run] = max(newest.get(effect.run, 0), effect.fence)
-    assert counts.keys() == roots
+    assert counts.keys() == roots, f"left no trace: {roots - counts.keys()}"
     for root, count in counts.items():
         assert count.keys() == expected, f"{root}: {count.keys() ^ expected}"
         assert max(count.values()) <= 1 + lost, f"{root}: {count}"
-    assert [runs for runs in children.values() if len(runs) > 1] == []
+    several = {place: runs for place, runs in children.items() if len(runs) > 1}
+    assert not several, f"keyed children with several runs: {several}"

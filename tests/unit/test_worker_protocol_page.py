@@ -30,3 +30,13 @@ def test_the_page_names_every_part_of_the_contract(repository: Path, names: list
     page = (repository / "docs" / "worker-protocol.md").read_text()
     named = set(re.findall(r"`(\w+)`|\b([A-Z_]{5,})\b", page))
     assert [name for name in names if (name, "") not in named and ("", name) not in named] == []
+
+
+SEQUENCES = ["Hello", "Start", "Checkpoint", "Wait", "Resume", "Cancel", "Reconnect", "Stale fence", "Drain"]
+
+
+@pytest.mark.parametrize("heading", SEQUENCES)
+def test_the_page_draws_every_sequence(repository: Path, heading: str) -> None:
+    page = (repository / "docs" / "worker-protocol.md").read_text()
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL)
+    assert "```mermaid\nsequenceDiagram\n" in section

@@ -119,12 +119,19 @@ def checkpoint_message(row: Row, *, child_status: int = 0, entries: Iterable[Bat
 
 
 def batch_entry(
-    run_id: bytes | None, is_cached: bool, status: int = 0, output: bytes | None = None, error: bytes | None = None
+    run_id: bytes | None,
+    is_cached: bool,
+    status: int = 0,
+    output: bytes | None = None,
+    error: bytes | None = None,
+    payload_differs: bool = False,
 ) -> BatchEntry:
     """One item of a batch; `status` is 0 until its run has ended. An item without a run is FAILED with its error."""
     if run_id is None:
         return BatchEntry(status=cast(Any, model.FAILED), error=TaskError.FromString(error or b""))
-    entry = BatchEntry(run_id=ids.run_text(run_id), is_cached=is_cached, status=cast(Any, status))
+    entry = BatchEntry(
+        run_id=ids.run_text(run_id), is_cached=is_cached, payload_differs=payload_differs, status=cast(Any, status)
+    )
     if output is not None:
         entry.output.CopyFrom(Payload.FromString(output))
     if error is not None:

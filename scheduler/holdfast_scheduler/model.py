@@ -167,6 +167,7 @@ class BatchEntry:
     status: int
     output: bytes | None
     error: bytes | None
+    payload_differs: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -339,6 +340,7 @@ class BatchOutcome:
     batch_id: bytes
     is_cached: bool
     outcomes: list[Handle | ItemFault]
+    payload_differs: bool = False  # the batch that its key named was triggered with other items
 
 
 @dataclass(slots=True, eq=False)

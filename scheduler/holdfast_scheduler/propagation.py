@@ -135,11 +135,12 @@ def settle_batches(unit: UnitOfWork, batches: list[bytes]) -> None:
 def batch_entries(unit: UnitOfWork, batches: list[bytes]) -> dict[bytes, list[BatchEntry]]:
     """The items of batches with the results of those that have ended, in input order."""
     found: dict[bytes, list[BatchEntry]] = {batch: [] for batch in batches}
-    for batch, run_id, is_cached, fault, status, output, error in store.load_batch_entries(
+    for batch, run_id, is_cached, differs, fault, status, output, error in store.load_batch_entries(
         unit.tx, unit.namespace, batches
     ):
         if run_id is None:
             found[batch].append(BatchEntry(None, False, m.FAILED, None, fault))
         else:
-            found[batch].append(BatchEntry(run_id, is_cached, status if m.is_final(status) else 0, output, error))
+            ended = status if m.is_final(status) else 0
+            found[batch].append(BatchEntry(run_id, is_cached, ended, output, error, differs))
     return found

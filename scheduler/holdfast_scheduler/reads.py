@@ -152,9 +152,9 @@ def run_detail(connection: Connection, namespace: str, run_id: bytes, value_budg
 
 
 def batch_rows(connection: Connection, namespace: str, batch_id: bytes) -> list[Row]:
-    """The items of a batch in input order: run_id, is_cached, error, and the run's status."""
+    """The items of a batch in input order: run_id, is_cached, payload_differs, error, and the run's status."""
     query = (
-        select(batch_items.c.run_id, batch_items.c.is_cached, batch_items.c.error, runs.c.status)
+        select(*(batch_items.c[name] for name in ("run_id", "is_cached", "payload_differs", "error")), runs.c.status)
         .select_from(
             batch_items.outerjoin(
                 runs, and_(runs.c.namespace == batch_items.c.namespace, runs.c.id == batch_items.c.run_id)

@@ -235,6 +235,7 @@ def _batch(
         return
     checkpoint.subject = outcome.batch_id
     checkpoint.is_cached = outcome.is_cached
+    checkpoint.payload_differs = outcome.payload_differs
     deviates = outcome.is_cached or any(isinstance(one, ItemFault) or one.is_cached for one in outcome.outcomes)
     if not wait:
         checkpoint.status = m.SUCCEEDED

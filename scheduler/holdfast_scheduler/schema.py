@@ -262,6 +262,7 @@ batch_items = Table(
     _required("place", Integer),  # input order, from 0
     Column("run_id", LargeBinary),
     _required("is_cached", Boolean, "false"),
+    _required("payload_differs", Boolean, "false"),
     Column("error", LargeBinary),  # serialized TaskError of an item that could not become a run
     PrimaryKeyConstraint("namespace", "batch", "place", name="batch_items_pkey"),
 )

@@ -449,8 +449,9 @@ def insert_batches(tx: Transaction, rows: Sequence[Row]) -> None:
 
 
 def insert_batch_items(tx: Transaction, rows: Sequence[Row]) -> None:
-    """Insert (namespace, batch, place, run_id, is_cached, error)."""
-    tx.insert(schema.batch_items, ("namespace", "batch", "place", "run_id", "is_cached", "error"), rows)
+    """Insert (namespace, batch, place, run_id, is_cached, payload_differs, error)."""
+    columns = ("namespace", "batch", "place", "run_id", "is_cached", "payload_differs", "error")
+    tx.insert(schema.batch_items, columns, rows)
 
 
 def load_batches(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, Row]:
@@ -470,9 +471,10 @@ def update_batches(tx: Transaction, rows: Sequence[Row]) -> None:
 
 
 def load_batch_entries(tx: Transaction, namespace: str, batches: Sequence[bytes]) -> list[Row]:
-    """(batch, run_id, is_cached, item error, status, output, error) of batches' items in input order."""
+    """(batch, run_id, is_cached, payload_differs, item error, status, output, error) of items in input order."""
     sql = (
-        "SELECT i.batch, i.run_id, i.is_cached, i.error, r.status, x.output, x.error FROM batch_items i"
+        "SELECT i.batch, i.run_id, i.is_cached, i.payload_differs, i.error, r.status, x.output, x.error"
+        " FROM batch_items i"
         " LEFT JOIN runs r ON r.namespace = i.namespace AND r.id = i.run_id"
         " LEFT JOIN run_results x ON x.namespace = i.namespace AND x.run_id = i.run_id"
         " WHERE i.namespace = ? AND i.batch {in} ORDER BY i.batch, i.place"

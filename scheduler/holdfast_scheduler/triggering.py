@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.v1.payload_pb2 import TaskError
 from holdfast.v1.run_pb2 import TriggerOptions
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
@@ -280,6 +281,7 @@ class Trigger:
     ) -> m.BatchOutcome | ItemFault:
         """Make a batch, or find the one that its key or id names."""
         unit = self._unit
+        fingerprint = hashlib.sha256(b"".join(new.fingerprint for new in items)).digest()
         digest = b""
         if key is not None:
             scope = key.scope or (m.SCOPE_RUN if asker is not None else m.SCOPE_GLOBAL)
@@ -297,14 +299,11 @@ class Trigger:
                     (unit.key_inserts if row is None else unit.key_updates)["batch", digest] = fresh
                     self._batch_keys[digest] = batch_id
             if found is not None:
-                return self._known_batch(found)
-        fingerprint = hashlib.sha256(b"".join(new.fingerprint for new in items)).digest()
+                return self._same_key(found, fingerprint)
         if chosen and asker is None:
             before = store.load_batches(unit.tx, unit.namespace, [batch_id]).get(batch_id)
             if before is not None and before[2] == fingerprint:
-                known = self._known_batch(batch_id)
-                known.is_cached = False
-                return known
+                return m.BatchOutcome(batch_id, False, self._outcomes_of(batch_id))
             if before is not None:
                 message = "batch_id was used before for other items; choose a new id"
                 return ItemFault(ALREADY_EXISTS, "ID_REUSED", message, {"field": "batch_id"})
@@ -327,10 +326,12 @@ class Trigger:
                     open_runs.add(run.id)
             outcomes.append(outcome)
             if isinstance(outcome, Handle):
-                rows.append((unit.namespace, batch_id, place, outcome.run_id, outcome.is_cached, None))
+                rows.append(
+                    (unit.namespace, batch_id, place, outcome.run_id, outcome.is_cached, outcome.payload_differs, None)
+                )
             else:
                 error = error_bytes("NOT_TRIGGERED", outcome.reason, outcome.message)
-                rows.append((unit.namespace, batch_id, place, None, False, error))
+                rows.append((unit.namespace, batch_id, place, None, False, False, error))
         store.insert_batches(
             unit.tx,
             [(unit.namespace, batch_id, len(open_runs), fingerprint, unit.now, key.display if key else None)],
@@ -338,13 +339,24 @@ class Trigger:
         store.insert_batch_items(unit.tx, rows)
         return m.BatchOutcome(batch_id, False, outcomes)
 
-    def _known_batch(self, batch_id: bytes) -> m.BatchOutcome:
+    def _same_key(self, batch_id: bytes, fingerprint: bytes) -> m.BatchOutcome:
+        unit = self._unit
+        outcomes = self._outcomes_of(batch_id)
+        for outcome in outcomes:
+            if isinstance(outcome, Handle):
+                outcome.is_cached = True
+        before = store.load_batches(unit.tx, unit.namespace, [batch_id])[batch_id]
+        return m.BatchOutcome(batch_id, True, outcomes, before[2] != fingerprint)
+
+    def _outcomes_of(self, batch_id: bytes) -> list[Handle | ItemFault]:
+        """What was answered when the batch was made."""
         unit = self._unit
         unit.flush()
         outcomes: list[Handle | ItemFault] = []
-        for row in store.load_batch_entries(unit.tx, unit.namespace, [batch_id]):
-            if row[1] is not None:
-                outcomes.append(Handle(row[1], True))
+        for _, run_id, is_cached, differs, fault, *_ in store.load_batch_entries(unit.tx, unit.namespace, [batch_id]):
+            if run_id is not None:
+                outcomes.append(Handle(run_id, is_cached, differs))
             else:
-                outcomes.append(ItemFault(INVALID_ARGUMENT, "NOT_TRIGGERED", "the item could not become a run"))
-        return m.BatchOutcome(batch_id, True, outcomes)
+                error = TaskError.FromString(fault or b"")
+                outcomes.append(ItemFault(INVALID_ARGUMENT, error.type, error.message))
+        return outcomes

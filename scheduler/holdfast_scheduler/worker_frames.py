@@ -177,7 +177,9 @@ def _operation(message: w.MetadataOperation, limits: Limits) -> m.MetadataOp:
 
 def checkpoint(one: m.Checkpoint) -> run_pb2.Checkpoint:
     """A checkpoint as a message."""
-    entries = [batch_entry(e.run_id, e.is_cached, e.status, e.output, e.error) for e in one.entries or ()]
+    entries = [
+        batch_entry(e.run_id, e.is_cached, e.status, e.output, e.error, e.payload_differs) for e in one.entries or ()
+    ]
     return checkpoint_message(one, child_status=one.child_status, entries=entries)
 
 

@@ -7,6 +7,7 @@ results = await handle.results()
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, Unpack, cast
@@ -18,9 +19,10 @@ from holdfast.errors import HoldfastError, InvalidArgumentError, PayloadError, T
 from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult, result_of
 from holdfast.idempotency_keys import IdempotencyKey
 from holdfast.options import BatchOptions, BatchWaitOptions
-from holdfast.triggering import Target
+from holdfast.triggering import Remote, Target
 from holdfast.v1 import run_pb2
 from holdfast.v1.run_pb2 import BatchEntry, Checkpoint, TriggerItem
+from holdfast.v1.run_pb2 import RunHandle as RunHandleMessage
 from holdfast.v1.run_service_pb2 import BatchTriggerRequest, BatchTriggerResponse
 from holdfast.v1.worker_service_pb2 import BatchRecord, CheckpointRecord
 
@@ -31,6 +33,9 @@ MAX_BYTES = 16 * 1024 * 1024
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 _SURROUNDINGS = 64 * 1024
 """Bytes of a frame that are kept for what is not the batch."""
+
+_UNKNOWN: Target[Any] = Remote("")
+_log = logging.getLogger("holdfast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,28 +183,47 @@ async def _request(items: Sequence[Item[R]], request: BatchTriggerRequest, asked
     request.namespace = asked.settings.namespace
     response: BatchTriggerResponse = await asked.call(lambda endpoint: endpoint.runs.BatchTrigger, request)
     outcomes: list[RunHandle[R] | HoldfastError] = []
-    for item, outcome in zip(items, response.outcomes, strict=True):
+    for target, outcome in zip(_targets(items, len(response.outcomes)), response.outcomes, strict=True):
         if outcome.HasField("error"):
             outcomes.append(rpc_errors.of_item(outcome.error))
-            continue
-        handle = outcome.handle
-        triggering.warn_if_payload_differs(item.target.id, handle.run_id, handle.payload_differs)
-        outcomes.append(
-            RunHandle(
-                handle.run_id,
-                item.target.id,
-                item.target.output_codec,
-                is_cached=handle.is_cached,
-                payload_differs=handle.payload_differs,
-                client=asked,
-            )
-        )
-    return BatchHandle(response.batch_id, response.is_cached, outcomes)
+        else:
+            outcomes.append(_handle(target, outcome.handle, asked))
+    _warn_if_items_differ(response.batch_id, response.payload_differs)
+    return BatchHandle(response.batch_id, response.is_cached, outcomes, response.payload_differs)
+
+
+def _handle(target: Target[R], found: RunHandleMessage | BatchEntry, asked: Client | None) -> RunHandle[R]:
+    triggering.warn_if_payload_differs(target.id, found.run_id, found.payload_differs)
+    return RunHandle(
+        found.run_id,
+        target.id,
+        target.output_codec,
+        is_cached=found.is_cached,
+        payload_differs=found.payload_differs,
+        client=asked,
+    )
+
+
+def _targets(items: Sequence[Item[R]], count: int) -> list[Target[R]]:
+    """What the runs of a batch are decoded by. A batch that a key named may have more or fewer items than were asked
+    for; of those that have no counterpart any JSON is taken."""
+    targets = [item.target for item in items[:count]]
+    return targets + [_UNKNOWN] * (count - len(targets))
+
+
+def _warn_if_items_differ(batch_id: str, differs: bool) -> None:
+    if differs:
+        _log.warning("The idempotency key returned batch %s, which was triggered with other items.", batch_id)
 
 
 def _entries(messages: Sequence[TriggerItem], checkpoint: Checkpoint) -> Sequence[BatchEntry]:
     """What the checkpoint says of each item; one that was settled by its commit alone made every run as asked."""
-    return checkpoint.batch_entries or [BatchEntry(run_id=message.run_id) for message in messages]
+    if not checkpoint.batch_entries:
+        return [BatchEntry(run_id=message.run_id) for message in messages]
+    if checkpoint.is_cached:
+        for entry in checkpoint.batch_entries:
+            entry.is_cached = bool(entry.run_id)
+    return checkpoint.batch_entries
 
 
 def _handle_of_checkpoint(
@@ -207,14 +231,15 @@ def _handle_of_checkpoint(
 ) -> BatchHandle[R]:
     _calls.check_triggered(checkpoint)
     outcomes: list[RunHandle[R] | HoldfastError] = []
-    for item, entry in zip(items, _entries(messages, checkpoint), strict=True):
+    entries = _entries(messages, checkpoint)
+    for target, entry in zip(_targets(items, len(entries)), entries, strict=True):
         if entry.run_id:
-            outcomes.append(
-                RunHandle(entry.run_id, item.target.id, item.target.output_codec, is_cached=entry.is_cached)
-            )
+            outcomes.append(_handle(target, entry, None))
         else:
             outcomes.append(rpc_errors.of_checkpoint(failures.to_info(entry.error)))
-    return BatchHandle(checkpoint.subject_id or batch_id, checkpoint.is_cached, outcomes)
+    found = checkpoint.subject_id or batch_id
+    _warn_if_items_differ(found, checkpoint.payload_differs)
+    return BatchHandle(found, checkpoint.is_cached, outcomes, checkpoint.payload_differs)
 
 
 def _results_of_checkpoint(
@@ -223,10 +248,16 @@ def _results_of_checkpoint(
     _calls.check_triggered(checkpoint)
     timed_out = not checkpoint.batch_entries  # settled without entries: the wait met its own time limit
     results: list[RunResult[R]] = []
-    for item, entry in zip(items, _entries(messages, checkpoint), strict=True):
+    entries = _entries(messages, checkpoint)
+    for target, entry in zip(_targets(items, len(entries)), entries, strict=True):
+        triggering.warn_if_payload_differs(target.id, entry.run_id, entry.payload_differs)
         final = entry.status >= run_pb2.RUN_STATUS_COMPLETED
         status = entry.status if final else run_pb2.RUN_STATUS_TIMED_OUT
         error = checkpoint.error if timed_out or not final else entry.error
-        codec = cast(Any, item.target.output_codec)
-        results.append(result_of(entry.run_id, status, entry.output, error, codec, entry.is_cached))
-    return BatchResult(checkpoint.subject_id or batch_id, checkpoint.is_cached, results)
+        codec = cast(Any, target.output_codec)
+        results.append(
+            result_of(entry.run_id, status, entry.output, error, codec, entry.is_cached, entry.payload_differs)
+        )
+    found = checkpoint.subject_id or batch_id
+    _warn_if_items_differ(found, checkpoint.payload_differs)
+    return BatchResult(found, checkpoint.is_cached, results, checkpoint.payload_differs)

@@ -106,7 +106,14 @@ class RunHandle(Generic[R]):
 
     def _to_result(self, message: RunResultMessage) -> RunResult[R]:
         return result_of(
-            self.id, message.status, message.output, message.error, self._codec, self.is_cached, in_run=False
+            self.id,
+            message.status,
+            message.output,
+            message.error,
+            self._codec,
+            self.is_cached,
+            self.payload_differs,
+            in_run=False,
         )
 
 
@@ -119,6 +126,8 @@ class BatchHandle(Generic[R]):
     """Whether the batch existed already under its key."""
     outcomes: Sequence[RunHandle[R] | HoldfastError]
     """One per item, in input order."""
+    payload_differs: bool = False
+    """Whether the batch that its key named was triggered with other items; `outcomes` are those of that batch."""
 
     @property
     def runs(self) -> list[RunHandle[R]]:
@@ -134,7 +143,7 @@ class BatchHandle(Generic[R]):
         """How all runs ended, as soon as they have. Raises: TimeoutError, SchedulerUnavailableError, InRunError."""
         gathered = asyncio.gather(*[_result_or_error(outcome) for outcome in self.outcomes])
         seconds = None if timeout is None else durations.parse(timeout, "timeout").total_seconds()
-        return BatchResult(self.id, self.is_cached, await asyncio.wait_for(gathered, seconds))
+        return BatchResult(self.id, self.is_cached, await asyncio.wait_for(gathered, seconds), self.payload_differs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,8 @@ class BatchResult(Generic[R]):
     id: str
     is_cached: bool
     results: Sequence[RunResult[R]]
+    payload_differs: bool = False
+    """Whether the batch that its key named was triggered with other items; `results` are those of that batch."""
 
     @property
     def ok(self) -> bool:

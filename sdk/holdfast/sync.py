@@ -141,6 +141,7 @@ class BatchHandle(Generic[R]):
         self._handle = handle
         self.id = handle.id
         self.is_cached = handle.is_cached
+        self.payload_differs = handle.payload_differs
         self.outcomes = [
             RunHandle(each) if isinstance(each, async_handles.RunHandle) else each for each in handle.outcomes
         ]
@@ -397,11 +398,17 @@ class tasks:
 
     item = staticmethod(async_tasks.item)
     trigger_and_wait = staticmethod(blocking(async_tasks.trigger_and_wait))
+    batch_trigger_and_wait = staticmethod(blocking(async_tasks.batch_trigger_and_wait))
 
     @staticmethod
     def trigger(task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]) -> RunHandle[Any]:
         """As `holdfast.tasks.trigger`, blocking."""
         return RunHandle(block(lambda: async_tasks.trigger(task_id, payload, **options)))
+
+    @staticmethod
+    def batch_trigger(task_id: str, items: Iterable[Any], **options: Unpack[BatchOptions]) -> BatchHandle[Any]:
+        """As `holdfast.tasks.batch_trigger`, blocking."""
+        return BatchHandle(block(lambda: async_tasks.batch_trigger(task_id, items, **options)))
 
 
 class batch:

@@ -11,36 +11,16 @@ A hook is `async def`, or `def` and then run in a thread. It asks for what it wa
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Unpack
 
-from holdfast import _hooks, payloads, triggering
+from holdfast import _hooks, batch, triggering
 from holdfast._hooks import F
 from holdfast.batch import Item
-from holdfast.handles import RunHandle, RunResult
-from holdfast.options import TriggerOptions, WaitOptions
-from holdfast.payloads import Codec
+from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult
+from holdfast.options import BatchOptions, BatchWaitOptions, TriggerOptions, WaitOptions
 from holdfast.texts import check
-
-
-class _Remote:
-    """A task whose code is elsewhere: any JSON goes in and comes out, the worker checks it."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, task_id: str) -> None:
-        self.id = check(task_id, "task id")
-
-    @property
-    def payload_codec(self) -> Codec[Any]:
-        return payloads.anything
-
-    @property
-    def output_codec(self) -> Codec[Any]:
-        return payloads.anything
-
-    def payload_or_default(self, payload: Any) -> Any:
-        return payload
+from holdfast.triggering import Remote
 
 
 def trigger(
@@ -50,7 +30,7 @@ def trigger(
 
     Raises: TaskNotFoundError, TriggerError, PayloadError, InvalidKeyError, SchedulerUnavailableError.
     """
-    return triggering.trigger(_Remote(task_id), payload, options)
+    return triggering.trigger(_remote(task_id), payload, options)
 
 
 def trigger_and_wait(
@@ -60,12 +40,41 @@ def trigger_and_wait(
 
     Raises: as `trigger`; NotInRunError.
     """
-    return triggering.trigger_and_wait(_Remote(task_id), payload, options)
+    return triggering.trigger_and_wait(_remote(task_id), payload, options)
 
 
 def item(task_id: str, payload: Any = None, **options: Unpack[TriggerOptions]) -> Item[Any]:
     """One item for `batch.trigger`."""
-    return Item(_Remote(task_id), payload, options)
+    return Item(_remote(task_id), payload, options)
+
+
+def batch_trigger(
+    task_id: str, items: Iterable[Any], **options: Unpack[BatchOptions]
+) -> Coroutine[Any, Any, BatchHandle[Any]]:
+    """Make up to 1,000 runs of the task with this id in one commit. An item is a payload, or `tasks.item("id", payload,
+    ...)` with options.
+
+    Raises: as `batch.trigger`.
+    """
+    return batch.trigger_items(_items(task_id, items), options, "tasks.batch_trigger()")
+
+
+def batch_trigger_and_wait(
+    task_id: str, items: Iterable[Any], **options: Unpack[BatchWaitOptions]
+) -> Coroutine[Any, Any, BatchResult[Any]]:
+    """Make up to 1,000 children of the task with this id in one commit and wait until all have ended.
+
+    Raises: as `batch.trigger_and_wait`.
+    """
+    return batch.trigger_items_and_wait(_items(task_id, items), options, "tasks.batch_trigger_and_wait()")
+
+
+def _remote(task_id: str) -> Remote:
+    return Remote(check(task_id, "task id"))
+
+
+def _items(task_id: str, given: Iterable[Any]) -> list[Item[Any]]:
+    return [each if isinstance(each, Item) else Item(_remote(task_id), each, {}) for each in given]
 
 
 def on_start_attempt(hook: F, /) -> F:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from holdfast import _calls, client, idempotency_keys, ids, options, payloads
@@ -45,6 +46,27 @@ class Target(Protocol[R_co]):
     def payload_or_default(self, payload: Any) -> Any:
         """`payload`, or what stands for one that was left out."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A task whose code is elsewhere: any JSON goes in and comes out, the worker checks it."""
+
+    id: str
+
+    @property
+    def payload_codec(self) -> Codec[Any]:
+        """Any JSON."""
+        return payloads.anything
+
+    @property
+    def output_codec(self) -> Codec[Any]:
+        """Any JSON."""
+        return payloads.anything
+
+    def payload_or_default(self, payload: Any) -> Any:
+        """The payload as it is: the defaults are in the task's code."""
+        return payload
 
 
 class _Missing:

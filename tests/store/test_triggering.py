@@ -288,6 +288,36 @@ def test_the_key_of_a_batch_twice_in_one_commit(task: Driver) -> None:
     assert task.count("runs") == 1
 
 
+def test_the_key_of_a_batch_with_other_items_returns_the_batch_and_says_so(task: Driver) -> None:
+    first = task.one(m.TriggerBatch(task.namespace, ids.new_id(), [new(payload=b"1"), new(payload=b"2")], key(), True))
+    assert not first.payload_differs
+    same = task.one(m.TriggerBatch(task.namespace, ids.new_id(), [new(payload=b"1"), new(payload=b"2")], key(), True))
+    other = task.one(m.TriggerBatch(task.namespace, ids.new_id(), [new(payload=b"3")], key(), True))
+    assert (same.is_cached, same.payload_differs) == (True, False)
+    assert (other.batch_id, other.is_cached, other.payload_differs) == (first.batch_id, True, True)
+    assert [one.run_id for one in other.outcomes] == [one.run_id for one in first.outcomes]
+    assert all(one.is_cached for one in other.outcomes)
+
+
+def test_a_repeated_batch_is_answered_as_the_first_time(task: Driver) -> None:
+    task.trigger(payload=b"1", key=key())
+    batch_id, made = ids.new_id(), new()
+
+    def items() -> list[m.NewRun]:
+        made.error = None
+        return [made, new("unknown"), new(payload=b"2", key=key())]
+
+    first, again = (task.one(m.TriggerBatch(task.namespace, batch_id, items(), None, True)) for _ in range(2))
+    assert not again.is_cached
+    for before, now in zip(first.outcomes, again.outcomes, strict=True):
+        if isinstance(before, m.ItemFault):
+            assert (now.reason, now.message) == (before.reason, before.message) == ("TASK_NOT_FOUND", before.message)
+        else:
+            found = (now.run_id, now.is_cached, now.payload_differs)
+            assert found == (before.run_id, before.is_cached, before.payload_differs)
+    assert [one.payload_differs for one in (first.outcomes[0], first.outcomes[2])] == [False, True]
+
+
 # --- order ---
 
 

@@ -277,6 +277,23 @@ async def test_results_of_a_batch_come_in_input_order_with_failures_in_place(sco
     assert isinstance(handle.errors[1], TaskNotFoundError)
 
 
+async def test_a_batch_that_its_key_found_may_have_other_items(scope, caplog):
+    entries = [
+        BatchEntry(run_id="a", status=run_pb2.RUN_STATUS_COMPLETED, output=Payload(data=b"1")),
+        BatchEntry(run_id="b", status=run_pb2.RUN_STATUS_COMPLETED, output=Payload(data=b'{"any": 1}')),
+    ]
+    scope.answers["write-one-page"] = Checkpoint(
+        status=SUCCEEDED, subject_id="batch_x", is_cached=True, payload_differs=True, batch_entries=entries
+    )
+    handle = await write_page.batch_trigger([Page(number=1)], idempotency_key="k")
+    assert (handle.id, handle.is_cached, handle.payload_differs) == ("batch_x", True, True)
+    assert [(each.id, each.is_cached) for each in handle.runs] == [("a", True), ("b", True)]
+    assert "other items" in caplog.text
+    result = await write_page.batch_trigger_and_wait([Page(number=1)], idempotency_key="k")
+    assert result.payload_differs
+    assert [each.output for each in result] == [1, {"any": 1}]
+
+
 async def test_batch_limits(scope):
     with pytest.raises(InvalidArgumentError, match="1 to 1,000"):
         tick.batch_trigger([])

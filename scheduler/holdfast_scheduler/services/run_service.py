@@ -83,6 +83,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         return pb.BatchTriggerResponse(
             batch_id=ids.to_text(ids.BATCH, outcome.batch_id),
             is_cached=outcome.is_cached,
+            payload_differs=outcome.payload_differs,
             outcomes=[convert.trigger_outcome(one) for one in outcome.outcomes],
         )
 
@@ -341,7 +342,8 @@ def _full(namespace: str, detail: reads.RunDetail) -> Run:
         status = detail.child_statuses.get(record.subject, 0) if record.kind == CHILD else 0
         items = detail.batches.get(record.subject, []) if record.kind in (BATCH, BATCH_TRIGGER) else []
         entries = [
-            messages.batch_entry(item.run_id, item.is_cached, item.status or 0, None, item.error) for item in items
+            messages.batch_entry(item.run_id, item.is_cached, item.status or 0, None, item.error, item.payload_differs)
+            for item in items
         ]
         run.checkpoints.append(messages.checkpoint_message(record, child_status=status, entries=entries))
     run.child_run_ids.extend(ids.run_text(child) for child in detail.children)

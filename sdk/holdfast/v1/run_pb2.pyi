@@ -324,18 +324,20 @@ class Checkpoint(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., kind: _Optional[_Union[CheckpointKind, str]] = ..., name: _Optional[str] = ..., status: _Optional[_Union[CheckpointStatus, str]] = ..., fingerprint: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., attempt: _Optional[int] = ..., permanent: _Optional[bool] = ..., value: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ..., subject_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., payload_differs: _Optional[bool] = ..., due_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., child_status: _Optional[_Union[RunStatus, str]] = ..., batch_entries: _Optional[_Iterable[_Union[BatchEntry, _Mapping]]] = ..., location: _Optional[str] = ..., continuation: _Optional[bytes] = ..., more_batch_entries: _Optional[bool] = ...) -> None: ...
 
 class BatchEntry(_message.Message):
-    __slots__ = ("run_id", "is_cached", "status", "output", "error")
+    __slots__ = ("run_id", "is_cached", "status", "output", "error", "payload_differs")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     IS_CACHED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIFFERS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     is_cached: bool
     status: RunStatus
     output: _payload_pb2.Payload
     error: _payload_pb2.TaskError
-    def __init__(self, run_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., status: _Optional[_Union[RunStatus, str]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ...) -> None: ...
+    payload_differs: bool
+    def __init__(self, run_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., status: _Optional[_Union[RunStatus, str]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., error: _Optional[_Union[_payload_pb2.TaskError, _Mapping]] = ..., payload_differs: _Optional[bool] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("id", "namespace", "task_id", "version", "queue", "concurrency_key", "status", "status_reason", "attempt", "max_attempts", "recoveries", "parent_run_id", "root_run_id", "batch_id", "depth", "tags", "idempotency_key", "created_at", "started_at", "ended_at", "due_at", "payload", "output", "error", "metadata", "attempts", "checkpoints", "child_run_ids", "worker", "is_replay", "priority", "fence")

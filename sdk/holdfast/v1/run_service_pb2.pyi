@@ -58,14 +58,16 @@ class BatchTriggerRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., batch_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[_run_pb2.TriggerItem, _Mapping]]] = ..., idempotency_key: _Optional[_Union[_run_pb2.IdempotencyKey, _Mapping]] = ...) -> None: ...
 
 class BatchTriggerResponse(_message.Message):
-    __slots__ = ("batch_id", "is_cached", "outcomes")
+    __slots__ = ("batch_id", "is_cached", "outcomes", "payload_differs")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     IS_CACHED_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_DIFFERS_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     is_cached: bool
     outcomes: _containers.RepeatedCompositeFieldContainer[_run_pb2.TriggerOutcome]
-    def __init__(self, batch_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., outcomes: _Optional[_Iterable[_Union[_run_pb2.TriggerOutcome, _Mapping]]] = ...) -> None: ...
+    payload_differs: bool
+    def __init__(self, batch_id: _Optional[str] = ..., is_cached: _Optional[bool] = ..., outcomes: _Optional[_Iterable[_Union[_run_pb2.TriggerOutcome, _Mapping]]] = ..., payload_differs: _Optional[bool] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
     __slots__ = ("namespace", "run_id", "view")

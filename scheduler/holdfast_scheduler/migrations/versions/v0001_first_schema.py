@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("place", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.LargeBinary(), nullable=True),
         sa.Column("is_cached", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("payload_differs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("error", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("namespace", "batch", "place", name="batch_items_pkey"),
     )

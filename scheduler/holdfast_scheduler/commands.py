@@ -87,12 +87,12 @@ def _reschedule(unit: UnitOfWork, trigger: Trigger, command: m.RescheduleRun, _r
     run = unit.runs.get(command.run_id)
     if run is None:
         return not_found_fault("run", run_text(command.run_id))
-    if run.status != m.DELAYED or run.reason != m.SCHEDULED:
+    if run.status != m.DELAYED or run.reason not in (m.SCHEDULED, m.DEBOUNCED):
         return ItemFault(
             FAILED_PRECONDITION,
             "WRONG_STATUS",
             f"run_id: {run_text(run.id)} is {m.STATUS_NAMES[run.status]}; only a run that waits for the instant it was"
-            " triggered for can be rescheduled",
+            " triggered for, or for the end of its debounce, can be rescheduled",
             {"status": m.STATUS_NAMES[run.status]},
         )
     start = command.start_at if command.start_at is not None else unit.now + (command.delay_us or 0)

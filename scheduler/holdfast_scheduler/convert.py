@@ -37,6 +37,7 @@ from holdfast_scheduler.settings import MICROSECONDS, Limits
 DEFAULT_NAMESPACE: Final = "default"
 _PAYLOAD_FRAME = 4096  # bytes that content type, codec and meta of a payload may take beside its data
 _PARENT_ENDS = (0, 1, 2)
+_FINGERPRINT_BYTES = 16
 _LATEST_US = 253_402_300_800 * MICROSECONDS  # the end of the year 9999
 
 
@@ -63,7 +64,9 @@ def _new_run(item: TriggerItem, limits: Limits, in_run: bool) -> NewRun:
         check_payload("payload", item.payload, limits.payload_bytes, "payload_bytes")
     fingerprint = item.fingerprint
     if not fingerprint:
-        fingerprint = hashlib.sha256(task.encode() + b"\0" + item.payload.data).digest()
+        fingerprint = hashlib.blake2b(
+            task.encode() + b"\0" + item.payload.data, digest_size=_FINGERPRINT_BYTES
+        ).digest()
     elif len(fingerprint) > limits.fingerprint_bytes:
         raise too_large("fingerprint", "fingerprint_bytes", len(fingerprint), limits.fingerprint_bytes)
     run = NewRun(run_id, task, payload, fingerprint, id_text != "")

@@ -85,6 +85,17 @@ def test_max_delay_may_be_shorter_than_the_delay(db: Driver, worker: Worker) -> 
     assert db.run(first.run_id).wake_at == db.now + 5 * SECOND
 
 
+def test_a_debounced_run_is_rescheduled_and_goes_on_merging(db: Driver, worker: Worker) -> None:
+    first = db.trigger(payload=b"1", debounce=debounce())
+    assert db.one(m.RescheduleRun(db.namespace, first.run_id, 60 * SECOND, None)) is None
+    assert db.run(first.run_id).wake_at == db.now + 60 * SECOND
+    assert db.trigger(payload=b"2", debounce=debounce()).run_id == first.run_id
+    assert db.run(first.run_id).wake_at == db.now + 10 * SECOND
+    assert db.one(m.RescheduleRun(db.namespace, first.run_id, 0, None)) is None
+    db.turn(0)
+    assert started(worker, first.run_id).payload == b"2"
+
+
 def test_a_run_that_has_started_merges_nothing_more(db: Driver, worker: Worker) -> None:
     first = db.trigger(debounce=debounce())
     db.turn(10)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast import payloads
 from holdfast.v1.payload_pb2 import Payload
 from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, ParentEnd, RunStatus, TriggerItem, TriggerOptions
 from holdfast_scheduler import convert, ids, model
@@ -39,7 +39,7 @@ def test_what_the_client_leaves_out_is_chosen() -> None:
     run = convert.new_run(make(), limits=LIMITS)
     assert len(run.id) == 16
     assert not run.id_chosen
-    assert run.fingerprint == hashlib.sha256(b'export\0{"a":1}').digest()
+    assert run.fingerprint == payloads.fingerprint("export", b'{"a":1}')  # what the SDK sends
 
 
 def test_all_options() -> None:

@@ -30,6 +30,8 @@ def apply_commands(
     _look_up(unit, trigger, commands)
     outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
     propagation.propagate(unit)
+    if unit.untold:
+        sessions.tell_untold(unit)
     if unit.ended_sessions:
         offers = [one for one in offers if one.session not in unit.ended_sessions]
     dispatch(unit, offers, backlog)
@@ -162,7 +164,7 @@ def _renew(unit: UnitOfWork, trigger: Trigger, command: m.RenewSession, _replica
     return store.renew_session(unit.tx, unit.namespace, command.session, unit.now + sessions.lease_us(unit))
 
 
-def _catch_up(unit: UnitOfWork, trigger: Trigger, command: m.CatchUp, _replica: bytes) -> set[bytes]:
+def _catch_up(unit: UnitOfWork, trigger: Trigger, command: m.CatchUp, _replica: bytes) -> bool:
     return sessions.catch_up(unit, command)
 
 

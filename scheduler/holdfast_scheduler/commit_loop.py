@@ -68,6 +68,7 @@ class Committed:
     timed_queues: list[tuple[int, str]]
     left: m.Left
     ended_sessions: list[bytes]
+    let_go: list[tuple[bytes, bytes]]  # (session, run)
 
 
 @dataclass(slots=True)
@@ -461,6 +462,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
         unit.timed_queues,
         unit.left,
         ended_sessions,
+        unit.let_go,
     )
 
 

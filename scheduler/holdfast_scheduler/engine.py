@@ -30,6 +30,8 @@ log = logging.getLogger("holdfast.scheduler")
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SUPERSEDED: Final = "CONNECTION_SUPERSEDED"
+"""What the older one of two connections of a session ends with."""
 STOP_WAIT: Final = 5.0
 """Seconds that the last commits may take when the scheduler stops."""
 
@@ -41,8 +43,9 @@ class Connection(Protocol):
     namespace: str
     worker: str
     tasks: frozenset[str]
+    connection_no: int
     told: dict[bytes, int]
-    """Run → highest settled_order that the worker was told."""
+    """Run that the worker holds → highest settled_order that it was told."""
 
     def offer(self) -> Offer | None:
         """What the worker can take now; None while it takes nothing."""
@@ -50,8 +53,9 @@ class Connection(Protocol):
     def deliver(self, delivery: Delivery | None, acknowledged: int) -> None:
         """Send what a commit brought. `acknowledged` is the highest committed frame of reports, 0 for none."""
 
-    def close(self, reason: str) -> None:
-        """End the stream; the worker comes back and the reconnect exchange brings both ends together."""
+    def close(self, reason: str, kind: str = "SHUTTING_DOWN") -> None:
+        """End the stream; the worker comes back and the reconnect exchange brings both ends together. `kind` is the
+        ErrorReason that it is told."""
 
 
 class Engine:
@@ -63,6 +67,7 @@ class Engine:
         self.watchers = Watchers()
         self.replica = ids.new_id()
         self._world = World(settings)
+        self._world.told = self._told
         self._connections: dict[bytes, Connection] = {}
         self._opened_at: dict[Connection, float] = {}
         self._offer_tasks: dict[tuple[str, str], int] = {}
@@ -171,7 +176,7 @@ class Engine:
         old = self._connections.get(connection.session)
         if old is not None:
             self._count(old, -1)
-            old.close("a newer connection of this session exists")
+            old.close("a newer connection of this session exists", SUPERSEDED)
         self._connections[connection.session] = connection
         self._opened_at[connection] = time.monotonic()
         self._world.worker_names[connection.session] = connection.worker
@@ -179,6 +184,9 @@ class Engine:
             self._world.learn(connection.namespace, row)
         self._count(connection, +1)
         self._commits.expect_backlog(connection.namespace)
+        if connection.connection_no > 1:
+            # Whichever replica had it before may not know yet that its stream is dead.
+            self._replicas.session(connection.namespace, connection.session)
 
     def _count(self, connection: Connection, by: int) -> None:
         for task in connection.tasks:
@@ -224,6 +232,10 @@ class Engine:
     def _after_commit(self, commits: list[Committed]) -> None:
         for committed in commits:
             namespace = committed.namespace
+            for session, run_id in committed.let_go:
+                connection = self._connections.get(session)
+                if connection is not None:
+                    connection.told.pop(run_id, None)
             for session in {**committed.deliveries, **committed.acknowledged}:
                 connection = self._connections.get(session)
                 if connection is not None:
@@ -282,10 +294,9 @@ class Engine:
             self._later(self._catch_up(connection))
 
     async def _catch_up(self, connection: Connection) -> None:
-        told = connection.told
-        has = await self.do(m.CatchUp(connection.namespace, connection.session, dict(told)))
-        for run_id in [run_id for run_id in told if run_id not in has]:
-            del told[run_id]
+        command = m.CatchUp(connection.namespace, connection.session, connection.connection_no, connection.told)
+        if not await self.do(command) and self._connections.get(connection.session) is connection:
+            connection.close("the session has connected elsewhere, or has ended", SUPERSEDED)
 
     def _queued_elsewhere(self, namespace: str) -> None:
         self._commits.expect_backlog(namespace)
@@ -304,6 +315,10 @@ class Engine:
     async def _notice_ends(self, namespace: str) -> None:
         for watched in self.watchers.watched(namespace).values():
             self.watchers.noticed(namespace, await self.read(reads.ended_watched, namespace, watched))
+
+    def _told(self, session: bytes, run_id: bytes) -> int:
+        connection = self._connections.get(session)
+        return 0 if connection is None else connection.told.get(run_id, 0)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:

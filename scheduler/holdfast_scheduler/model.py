@@ -108,7 +108,7 @@ class Run:
     max_attempts: int
     recoveries: int
     fence: int
-    last_report: int
+    last_report: int  # the newest report of this fence that was applied; negative: this one was refused as invalid
     settled: int  # checkpoints settled so far: the source of settled_order
     pushed: int  # settled_order of the last settlement that was pushed to the worker (see Park in the contract)
     seen: int  # what of it the execution had seen when it parked
@@ -605,12 +605,13 @@ class TokensDue:
 
 @dataclass(slots=True, eq=False)
 class CatchUp:
-    """Tell a session what other replicas have changed of its runs. Outcome: set[bytes], the runs it has; what it must
-    learn travels in its delivery."""
+    """Tell a session what other replicas have changed of its runs. Outcome: bool; False when it has connected elsewhere
+    since, or has ended. What it must learn travels in its delivery."""
 
     namespace: str
     session: bytes
-    told: dict[bytes, int]  # run → highest settled_order it was told
+    connection_no: int
+    told: dict[bytes, int]  # run that its worker holds → highest settled_order it was told; read when it is carried out
 
 
 @dataclass(slots=True, eq=False)

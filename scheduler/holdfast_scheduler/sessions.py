@@ -123,16 +123,23 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
         delivery.resumes.append(Order(run, None, applicable(run, settled)))
 
 
-def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
-    """Another replica may have settled checkpoints of runs that this session executes, or canceled them."""
+def catch_up(unit: UnitOfWork, command: CatchUp) -> bool:
+    """Another replica may have settled checkpoints of runs that this session executes, have canceled them, or have
+    taken away those whose bodies it keeps. Returns whether this is still the session's connection."""
+    if store.peek_connection(unit.tx, unit.namespace, command.session) != command.connection_no:
+        return False
     delivery = unit.delivery(command.session)
     rows = store.peek_session_runs(unit.tx, unit.namespace, command.session)
     behind: dict[bytes, tuple[int, int, int]] = {}
+    gone = dict(command.told)
     for run_id, fence, status, pushed in rows:
+        told = gone.pop(run_id, 0)
         if status == m.CANCELING:
             delivery.cancels.append((run_id, fence))
-        if status in (m.EXECUTING, m.CANCELING) and pushed > command.told.get(run_id, 0):
-            behind[run_id] = (fence, command.told.get(run_id, 0), pushed)
+        if status in (m.EXECUTING, m.CANCELING) and pushed > told:
+            behind[run_id] = (fence, told, pushed)
+    for run_id, fence, status in store.peek_runs(unit.tx, unit.namespace, list(gone)) if gone else ():
+        delivery.drops.append((run_id, fence, f"another scheduler took the run: it is {m.STATUS_NAMES[status]}"))
     unit.flush()
     found = store.load_checkpoints(unit.tx, unit.namespace, list(behind)) if behind else []
     fill_batches(unit, found)
@@ -140,7 +147,28 @@ def catch_up(unit: UnitOfWork, command: CatchUp) -> set[bytes]:
         fence, told, pushed = behind[checkpoint.run_id]
         if told < checkpoint.settled_order <= pushed and checkpoint.status != m.ABANDONED:
             delivery.updates.append((checkpoint.run_id, fence, checkpoint))
-    return {row[0] for row in rows}
+    return True
+
+
+def tell_untold(unit: UnitOfWork) -> None:
+    """Tell executions what was settled for them and not told. It goes out before the acknowledgement of what they
+    report, so that one which believes itself parked learns that it is not."""
+    untold, unit.untold = unit.untold, {}
+    runs = {run_id: run for run_id in untold if (run := unit.runs[run_id]).status in (m.EXECUTING, m.CANCELING)}
+    if not runs:
+        return
+    unit.flush()
+    lowest = min(untold[run_id][0] for run_id in runs)
+    found = store.load_checkpoints(unit.tx, unit.namespace, list(runs), above=lowest)
+    fill_batches(unit, found)
+    for checkpoint in found:
+        run = runs[checkpoint.run_id]
+        told, pushed = untold[run.id]
+        assert run.session is not None
+        if told < checkpoint.settled_order <= pushed and checkpoint.status != m.ABANDONED:
+            delivery = unit.delivery(run.session)
+            if not any(one.seq == checkpoint.seq for run_id, _, one in delivery.updates if run_id == run.id):
+                delivery.updates.append((run.id, run.fence, checkpoint))
 
 
 def end_session(unit: UnitOfWork, command: EndSession) -> bool:

@@ -382,15 +382,16 @@ def settle_checkpoints(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.update(schema.checkpoints, ("namespace", "run_id", "seq"), columns, rows)
 
 
-def load_checkpoints(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Checkpoint]:
-    """All checkpoints of runs in order of creation; those of ended children with their status, output and error."""
+def load_checkpoints(tx: Transaction, namespace: str, ids: Sequence[bytes], *, above: int = -1) -> list[Checkpoint]:
+    """The checkpoints of runs whose `settled_order` is above a number, by default all, in order of creation; those of
+    ended children with their status, output and error."""
     sql = (
         f"SELECT {_CHECKPOINT_SELECT}, r.status, x.output, x.error FROM checkpoints c"
         " LEFT JOIN runs r ON c.kind = 3 AND r.namespace = c.namespace AND r.id = c.subject"
         " LEFT JOIN run_results x ON c.kind = 3 AND x.namespace = c.namespace AND x.run_id = c.subject"
-        " WHERE c.namespace = ? AND c.run_id {in}"
+        " WHERE c.namespace = ? AND c.settled_order > ? AND c.run_id {in}"
     )
-    rows = tx.fetch_in(sql, ids, (namespace,))
+    rows = tx.fetch_in(sql, ids, (namespace, above))
     found = []
     for row in sorted(rows, key=lambda row: (row[0], row[1])):
         one = Checkpoint(*row[:-3])
@@ -629,6 +630,17 @@ def peek_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[R
     """(id, fence, status, pushed) of a session's runs, without a lock: what a replica compares with what it told."""
     sql = "SELECT id, fence, status, pushed FROM runs WHERE namespace = ? AND session {in}"
     return tx.fetch_in(sql, [session], (namespace,))
+
+
+def peek_runs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Row]:
+    """(id, fence, status) of runs, without a lock."""
+    return tx.fetch_in("SELECT id, fence, status FROM runs WHERE namespace = ? AND id {in}", ids, (namespace,))
+
+
+def peek_connection(tx: Transaction, namespace: str, session: bytes) -> int | None:
+    """The number of a session's newest connection, without a lock; None when the session has ended."""
+    rows = tx.fetch("SELECT connection_no FROM sessions WHERE namespace = ? AND id = ?", (namespace, session))
+    return rows[0][0] if rows else None
 
 
 def load_task(tx: Transaction, namespace: str, task: str) -> list[Row]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -60,6 +60,8 @@ class World:
         """Those of them that bound their depth themselves, by namespace."""
         self.queue_changes: int | None = None
         """Of the transaction that read `queues`; None when they must be read again in any case."""
+        self.told: Callable[[bytes, bytes], int] = lambda session, run_id: 0
+        """The highest settled_order that the worker of a session was told of a run, over its present connection."""
         self.depths: dict[tuple[str, str], list[int]] = {}
         """By namespace and queue: how many runs may be triggered before the depth is counted against the server's limit
         again, and the instant before which it is not counted again anyway."""
@@ -138,6 +140,8 @@ class UnitOfWork:
         self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
         self.timed_tokens: list[tuple[int, bytes]] = []
         self.ended_sessions: set[bytes] = set()
+        self.let_go: list[tuple[bytes, bytes]] = []  # (session, run): the session has the run no longer
+        self.untold: dict[bytes, tuple[int, int]] = {}  # run → (told, pushed): settled in between, not told here
         self.vacated: set[tuple[str, str]] = set()  # (queue, lane) in which runs gave up their slots
         self.opened: set[str] = set()  # queues to look into though they were found closed
         self.timed_queues: list[tuple[int, str]] = []  # (instant, queue): when a rate limit admits a start again
@@ -312,6 +316,8 @@ class UnitOfWork:
             self.vacated.add((run.queue, run.lane))
         self.changed(run)
         self.touched.add(run.id)
+        if session is not None and run.session is None:
+            self.let_go.append((session, run.id))
         if effects & rules.CLAIMABLE:
             self.queued[run.id] = run
         if effects & rules.ATTEMPT_ENDED:
@@ -362,6 +368,14 @@ class UnitOfWork:
             run.pushed = checkpoint.settled_order
         if run.session is not None:
             self.delivery(run.session).updates.append((run.id, run.fence, checkpoint))
+
+    def tell_missing(self, run: Run) -> None:
+        """Have an execution told what was settled for it, if this scheduler has not done so: another one settled it and
+        its note is on the way, or the connection that had the news has ended."""
+        if run.session is not None:
+            told = self.world.told(run.session, run.id)
+            if told < run.pushed:
+                self.untold[run.id] = (told, run.pushed)
 
     def settle(
         self,

@@ -290,7 +290,12 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
                 message, size = w.Delivery(), 0
     if acknowledged or delivery.refused:
         message.committed.up_to = acknowledged
+        # The refusal of what a body said before its Resume must not overtake that Resume: the worker would give the
+        # body up.
+        resumed = {order.run.id: order.run.fence for order in delivery.resumes} if delivery.refused else {}
         for refusal in delivery.refused:
+            if refusal.reason == m.REFUSED_STALE and refusal.fence < resumed.get(refusal.run_id, 0):
+                continue
             message.committed.refused.add(
                 run_id=refusal.run_id,
                 fence=refusal.fence,

@@ -130,6 +130,7 @@ class Worker:
     deliveries: list[Delivery] = field(default_factory=list)
     acknowledged: int = 0
     leaving: dict[tuple[bytes, int], Body] = field(default_factory=dict)
+    told: dict[bytes, int] = field(default_factory=dict)
 
     # --- what it can take -------------------------------------------------------------------------------------------
 
@@ -145,6 +146,7 @@ class Worker:
         """Take what a commit brought."""
         self.deliveries.append(delivery)
         for run_id, fence, checkpoint in delivery.updates:
+            self.told[run_id] = max(self.told.get(run_id, 0), checkpoint.settled_order)
             body = self.bodies.get(run_id)
             if body is not None and body.fence == fence:
                 body.seen = max(body.seen, checkpoint.settled_order)
@@ -152,6 +154,8 @@ class Worker:
             body = self.bodies.get(run_id)
             if body is not None and body.fence <= fence:
                 del self.bodies[run_id]
+        for order in (*delivery.resumes, *delivery.starts):
+            self.told[order.run.id] = order.run.settled
         for order in delivery.resumes:
             body = self.bodies[order.run.id]
             body.fence, body.number, body.parked, body.order = order.run.fence, 0, False, order
@@ -243,6 +247,7 @@ class Worker:
         number = self.driver.one(m.ResumeSession(self.driver.namespace, self.session, self.secret, []))
         assert number is not None, "the session is gone"
         self.connected, self.connection_no = True, number
+        self.told.clear()
         held = {run_id: body.fence for run_id, body in self.bodies.items()} if held is None else held
         before = len(self.deliveries)
         self.driver.do(m.ReconcileHeld(self.driver.namespace, self.session, held))
@@ -258,6 +263,7 @@ class Driver:
         self.database = Database.open(url)
         self.world = World(settings or Settings(database_url=url))
         self.workers: dict[bytes, Worker] = {}
+        self.world.told = self._told
         self.committed: list[Committed] = []
         self.queues_due: dict[str, int] = {}  # queue → instant at which its rate limit admits a start again
         self.replica = ids.new_id()
@@ -270,6 +276,9 @@ class Driver:
             pass
         if isinstance(self.database, SqliteDatabase) and self.database._writer is not None:
             self.database._writer.execute("PRAGMA synchronous=OFF")  # no test of durability: see tests/faults
+
+    def _told(self, session: bytes, run_id: bytes) -> int:
+        return self.workers[session].told.get(run_id, 0) if session in self.workers else 0
 
     def _turn_by_hand(self, clock: Clock) -> None:
         begin = self.database.begin
@@ -299,6 +308,7 @@ class Driver:
     def crash(self) -> None:
         """Forget everything that is only in memory, as `kill -9` does; the database stays."""
         self.world = World(self.world.settings)
+        self.world.told = self._told
         self.loop = CommitLoop(self.database, self.world, self.replica, dict, lambda _: None, lambda: None)
         with self.transaction() as tx:
             for namespace, _id, version, registered_at, definition in store.load_tasks(tx):

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from harness.store_driver import Driver, batch, broken_invariants, child, key, new, token_wait
+from harness.store_driver import Driver, batch, broken_invariants, child, key, new, token_wait, wait
 from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
@@ -159,6 +159,50 @@ def test_promise_7_a_childs_end_on_another_replica_always_wakes_its_parent(two: 
     for parent in open_parents:
         assert two[0].run(parent).pending == 0, parent.hex()
         assert two[0].status(parent) in ("EXECUTING", "QUEUED")
+
+
+def test_promise_7_a_park_that_crosses_another_replicas_answer_is_told_of_it_before_its_acknowledgement(
+    two: tuple[Driver, Driver],
+) -> None:
+    """Else its worker would believe the body parked, and nobody would ever go on with it."""
+    home, away = two[0].worker("parent"), two[1].worker("t")
+    parent, item = two[0].trigger(task="parent").run_id, new()
+    home.report(parent, "", child(1, item))
+    two[1].loop.expect_backlog(two[1].namespace)
+    two[1].look()
+    away.complete(item.id, b"result")
+    assert home.park(parent) == []
+    assert [(one.seq, one.value) for _, _, one in home.last().updates] == [(1, b"result")]
+    assert two[0].status(parent) == "EXECUTING"
+    home.complete(parent)
+
+
+def test_a_body_whose_run_another_replica_ends_is_dropped(two: tuple[Driver, Driver]) -> None:
+    home = two[0].worker("parent", slots=50)
+    two[1].worker("parent", slots=0)
+    canceled, executing, untouched, timed_out = (two[0].trigger(task="parent").run_id for _ in range(4))
+    for run_id in (canceled, untouched):
+        home.park(run_id, wait(1, 3_600))
+    home.park(timed_out, wait(1, 3_600))
+    for run_id in (canceled, executing):
+        two[1].cancel(run_id)
+    with two[1].transaction() as tx:
+        tx.execute("UPDATE runs SET deadline_at = 1, due_at = 1 WHERE id = ?", (timed_out,))
+        tx.commit()
+    two[1].tick(expire=False)
+    told = dict.fromkeys((canceled, executing, untouched, timed_out), 0)
+    catch_up = m.CatchUp(two[0].namespace, home.session, home.connection_no, told)
+    assert two[0].one(catch_up) is True
+    assert {run_id for run_id, _, _ in home.last().drops} == {canceled, timed_out}
+    assert home.last().cancels == [(executing, 1)]
+    assert set(home.bodies) == {executing, untouched}
+
+
+def test_a_connection_that_was_superseded_on_another_replica_learns_of_it(two: tuple[Driver, Driver]) -> None:
+    home = two[0].worker("parent")
+    two[1].one(m.ResumeSession(two[1].namespace, home.session, home.secret, []))
+    assert two[0].one(m.CatchUp(two[0].namespace, home.session, 1, {})) is False
+    assert two[0].one(m.CatchUp(two[0].namespace, home.session, 2, {})) is True
 
 
 def test_promise_3_a_timeout_and_an_answer_settle_a_call_once(two: tuple[Driver, Driver]) -> None:

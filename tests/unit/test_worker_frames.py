@@ -87,6 +87,17 @@ def test_results_that_no_frame_carries_arrive_whole(way: str) -> None:
         assert [e.run_id for e in one.batch_entries] == [ids.to_text(ids.RUN, e.run_id) for e in checkpoint.entries]  # type: ignore[arg-type, union-attr]
 
 
+def test_a_refusal_does_not_overtake_the_resume_that_makes_it_stale() -> None:
+    run: Any = SimpleNamespace(id=RUN, fence=3)
+    other = ids.new_id()
+    delivery = m.Delivery(resumes=[m.Order(run, None, [])])
+    for run_id in (RUN, other):
+        delivery.refused.append(m.Refusal(run_id, 2, 9, m.REFUSED_STALE))
+    (frame,) = frames(delivery, 5, 1)
+    assert [one.run_id for one in frame.delivery.committed.refused] == [other]
+    assert frame.delivery.committed.up_to == 5
+
+
 def test_a_batch_that_is_sent_anew_is_not_taken_twice() -> None:
     delivery = m.Delivery(updates=[(RUN, 3, settled(1, 40, 200_000))])
     parts = of_frames(list(frames(delivery, 0, 1)))

@@ -16,7 +16,7 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler.convert import check_text, namespace_from, queue_limits
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import Offer
-from holdfast_scheduler.engine import Engine
+from holdfast_scheduler.engine import SUPERSEDED, Engine
 from holdfast_scheduler.errors import RefusedError, StorageUnavailableError, invalid
 from holdfast_scheduler.model import Delivery, ItemFault
 from holdfast_scheduler.settings import PROTOCOL_MAJOR, PROTOCOL_MINOR
@@ -52,7 +52,7 @@ class _Stream:
         self.is_reconciled = True
         self.close_reason = ""
         self.close_kind = ""
-        self.told: dict[bytes, int] = {}  # run → highest settled_order sent
+        self.told: dict[bytes, int] = {}  # run that the worker holds → highest settled_order sent
         self._outbox: list[w.ConnectResponse] = []
         self._filled = asyncio.Event()
         self._free_slots = 0
@@ -74,15 +74,17 @@ class _Stream:
         """Queue what a commit brought."""
         if delivery is None:
             delivery = Delivery()
+        if not (delivery.answers_held or self.is_reconciled):
+            return  # nothing was offered; what else there is, the end of the reconnect exchange tells
+        for run_id, _fence, checkpoint in delivery.updates:
+            self.told[run_id] = max(self.told.get(run_id, 0), checkpoint.settled_order)
+        for run_id, _fence, _reason in delivery.drops:
+            self.told.pop(run_id, None)
         if delivery.answers_held:
             self.is_reconciled = True
             self.put(held_answer(delivery))
-        elif not self.is_reconciled:
-            return  # nothing was offered; what else there is, the end of the reconnect exchange tells
         for frame in frames(delivery, acknowledged, self._start_seq + 1):
             self.put(frame)
-        for run_id, _fence, checkpoint in delivery.updates:
-            self.told[run_id] = max(self.told.get(run_id, 0), checkpoint.settled_order)
         for order in (*delivery.resumes, *delivery.starts):
             self.told[order.run.id] = order.run.settled
         self._start_seq += len(delivery.resumes) + len(delivery.starts)
@@ -254,6 +256,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         held: dict[bytes, int] = {}
         renewals: set[asyncio.Task[None]] = set()
         async for request in requests:
+            if stream.close_kind == SUPERSEDED:
+                continue  # whatever it says is said again over the newer connection
             kind = request.WhichOneof("frame")
             if kind == "reports":
                 message = request.reports
@@ -273,6 +277,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
                 if len(held) > HELD_LIMIT:
                     raise _violation(f"a worker may hold {HELD_LIMIT} runs")
                 if request.held.last:
+                    stream.told.update(dict.fromkeys(held, 0))
                     engine.send(m.ReconcileHeld(stream.namespace, stream.session, held))
                     held = {}
             elif kind == "goodbye":

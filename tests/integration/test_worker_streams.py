@@ -1,0 +1,194 @@
+"""Streams of a bare worker to real schedulers: who hears of what, over which connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from harness.edge import refused
+from holdfast.v1.payload_pb2 import Payload
+from holdfast.v1.run_pb2 import TriggerItem
+from holdfast.v1.run_service_pb2 import CancelRunRequest, TriggerRequest
+from holdfast.v1.run_service_pb2_grpc import RunServiceStub
+from holdfast.v1.task_pb2 import TaskDefinition
+from holdfast.v1.worker_service_pb2 import (
+    CheckpointRecord,
+    Completed,
+    ConnectRequest,
+    ConnectResponse,
+    Credit,
+    Delivery,
+    Held,
+    HeldRun,
+    Hello,
+    Park,
+    Report,
+    Reports,
+    Start,
+    WaitRecord,
+    Welcome,
+)
+from holdfast.v1.worker_service_pb2_grpc import WorkerServiceStub
+from holdfast_scheduler.database import Database
+from holdfast_scheduler.engine import Engine
+from holdfast_scheduler.migrations import migrate
+from holdfast_scheduler.services.server import Server
+from holdfast_scheduler.services.worker_service import WorkerService
+from holdfast_scheduler.settings import Settings
+
+DEADLINE_S = 30.0
+
+
+class Scheduler:
+    """One replica in this process."""
+
+    def __init__(self, engine: Engine, service: WorkerService, channel: aio.Channel) -> None:
+        self.engine, self.service, self.channel = engine, service, channel
+        self.runs = RunServiceStub(channel)
+
+    async def trigger(self) -> None:
+        await self.runs.Trigger(TriggerRequest(items=[TriggerItem(task_id="t", payload=Payload(data=b"{}"))]))
+
+
+@asynccontextmanager
+async def scheduler(url: str) -> AsyncIterator[Scheduler]:
+    migrate(url)
+    database = Database.open(url)
+    settings = Settings(database_url=url, listen="127.0.0.1:0", stop_grace=0.1)
+    engine = Engine(database, settings)
+    service = WorkerService(engine)
+    server = Server(engine, service)
+    await engine.start()
+    try:
+        async with aio.insecure_channel(await server.start()) as channel, asyncio.timeout(DEADLINE_S):
+            yield Scheduler(engine, service, channel)
+    finally:
+        await server.stop()
+        await engine.stop()
+        database.close()
+
+
+class Stream:
+    """One stream of a worker that has the task t."""
+
+    def __init__(self, to: Scheduler, of: Welcome | None = None) -> None:
+        self.call: Any = WorkerServiceStub(to.channel).Connect()
+        self._of = of
+
+    async def open(self, *held: HeldRun) -> Welcome:
+        hello = Hello(protocol_major=1, worker_name="bare", version="1", slots=10, tasks=[TaskDefinition(id="t")])
+        if self._of is not None:
+            hello.session_id, hello.session_secret = self._of.session_id, self._of.session_secret
+        await self.call.write(ConnectRequest(hello=hello))
+        welcome: Welcome = (await self.call.read()).welcome
+        if welcome.resumed:
+            await self.call.write(ConnectRequest(held=Held(runs=held, last=True)))
+            await self.until(lambda frame: frame.HasField("held_answer"))
+        return welcome
+
+    async def take(self, slots: int = 10) -> Start:
+        """Have one run started."""
+        await self.call.write(ConnectRequest(credit=Credit(free_slots=slots, free_places=slots)))
+        return (await self.delivery(lambda delivery: bool(delivery.starts))).starts[0]
+
+    async def report(self, start: Start, frame_no: int, **parts: Any) -> Delivery:
+        """Report, and wait for the acknowledgement."""
+        report = Report(run_id=start.run_id, fence=start.fence, number=frame_no, **parts)
+        await self.call.write(ConnectRequest(reports=Reports(frame_no=frame_no, reports=[report])))
+        return await self.delivery(lambda delivery: delivery.committed.up_to == frame_no)
+
+    async def delivery(self, wanted: Callable[[Delivery], bool]) -> Delivery:
+        return (await self.until(lambda frame: frame.HasField("delivery") and wanted(frame.delivery))).delivery
+
+    async def until(self, wanted: Callable[[ConnectResponse], bool]) -> ConnectResponse:
+        while True:
+            frame = await self.call.read()
+            assert frame is not aio.EOF, await self.call.details()
+            if wanted(frame):
+                return frame
+
+    async def end(self) -> None:
+        """Read to the end. Raises: AioRpcError."""
+        while await self.call.read() is not aio.EOF:
+            pass
+        code = await self.call.code()
+        if code is not grpc.StatusCode.OK:
+            initial, trailing = aio.Metadata(), await self.call.trailing_metadata()
+            raise aio.AioRpcError(code, initial, trailing, await self.call.details())
+
+
+def parks(seconds: float = 3_600) -> dict[str, Any]:
+    """What a body reports that waits."""
+    delay = Duration()
+    delay.FromTimedelta(timedelta(seconds=seconds))
+    wait = CheckpointRecord(seq=1, identity="wait", name="wait", wait=WaitRecord(delay=delay))
+    return {"records": [wait], "park": Park(seen_settled=0)}
+
+
+async def test_the_older_of_two_connections_ends_as_superseded(database_url: str) -> None:
+    async with scheduler(database_url) as one:
+        first = Stream(one)
+        welcome = await first.open()
+        second = Stream(one, welcome)
+        assert (await second.open()).resumed
+        async with refused(grpc.StatusCode.UNAVAILABLE, "CONNECTION_SUPERSEDED"):
+            await first.end()
+        await one.trigger()
+        assert (await second.take()).task_id == "t"
+
+
+async def test_the_older_of_two_connections_ends_as_superseded_on_another_replica(postgres_url: str) -> None:
+    async with scheduler(postgres_url) as one, scheduler(postgres_url) as other:
+        first = Stream(one)
+        welcome = await first.open()
+        second = Stream(other, welcome)
+        assert (await second.open()).resumed
+        async with refused(grpc.StatusCode.UNAVAILABLE, "CONNECTION_SUPERSEDED"):
+            await first.end()
+
+
+async def test_a_parked_body_whose_run_is_canceled_through_another_replica_is_dropped(postgres_url: str) -> None:
+    async with scheduler(postgres_url) as one, scheduler(postgres_url) as other:
+        worker = Stream(one)
+        welcome = await worker.open()
+        for is_reconnected in (False, True):
+            await one.trigger()
+            start = await worker.take()
+            await worker.report(start, 1, **parks())
+            if is_reconnected:
+                worker.call.cancel()
+                worker = Stream(one, welcome)
+                assert (await worker.open(HeldRun(run_id=start.run_id, fence=1))).resumed
+            run_id = next(iter(await _shown(other)))
+            await other.runs.CancelRun(CancelRunRequest(run_id=run_id))
+            drop = (await worker.delivery(lambda delivery: bool(delivery.drops))).drops[0]
+            assert (drop.run_id, drop.fence) == (start.run_id, 1)
+        worker.call.cancel()
+
+
+async def _shown(to: Scheduler) -> list[str]:
+    from holdfast.v1.run_service_pb2 import ListRunsRequest
+
+    return [run.id for run in (await to.runs.ListRuns(ListRunsRequest(filter='status = "WAITING"'))).runs]
+
+
+async def test_nothing_is_remembered_of_runs_that_have_ended(database_url: str) -> None:
+    async with scheduler(database_url) as one:
+        worker = Stream(one)
+        await worker.open()
+        (stream,) = one.service._streams
+        for _ in range(3):
+            await one.trigger()
+            start = await worker.take()
+            assert set(stream.told) == {start.run_id}
+            await worker.report(start, 1, completed=Completed(output=Payload(data=b"1")))
+        assert stream.told == {}
+        with suppress(asyncio.CancelledError):
+            worker.call.cancel()

@@ -17,6 +17,7 @@ from holdfast_scheduler.model import Checkpoint, Handle, ItemFault, NewRun, Reco
 from holdfast_scheduler.triggering import Trigger
 from holdfast_scheduler.unit_of_work import Lineage, UnitOfWork, error_bytes
 
+_WAITPOINTS: Final = (m.WAIT, m.CHILD, m.BATCH, m.TOKEN_WAIT)
 _ENDING: Final = (rules.COMPLETE, rules.FAIL, rules.END_CANCELED, rules.RELEASE, rules.LOSE)
 
 
@@ -36,12 +37,18 @@ def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Rep
     if refusal is not None:
         if refusal.reason:
             unit.delivery(session).refused.append(refusal)
+        elif run is not None and run.session == session:
+            unit.tell_missing(run)  # its acknowledgement was lost, and with it perhaps what it was told with it
         return
     assert run is not None
+    if report.event == rules.PARK and run.pushed > report.seen:
+        unit.tell_missing(run)  # it must hear of what its Park crossed before the acknowledgement of that Park
     message = report.invalid or _why_invalid(unit, run, report)
     if message:
-        run.last_report = report.number
-        unit.changed(run)
+        # The refusal may be lost, and the report come again after others: it must not look like one that was applied.
+        if run.last_report >= 0:
+            run.last_report = -report.number
+            unit.changed(run)
         unit.delivery(session).refused.append(Refusal(run.id, report.fence, report.number, m.REFUSED_INVALID, message))
         return
     run.last_report = report.number
@@ -76,7 +83,25 @@ def _why_invalid(unit: UnitOfWork, run: Run, report: Report) -> str:
         if record.seq <= last:
             return f"the checkpoint numbers must rise: {record.seq} comes after {last}"
         last = record.seq
+    if report.event == rules.PARK and run.status == m.EXECUTING and _waits_for_nothing(unit, run, report):
+        return f"the run would wait for nothing: it has {run.pending} pending checkpoints"
+    if run.last_report < 0 and report.event not in _ENDING:
+        return f"report {-run.last_report} of this execution was refused; it can only end"
     return ""
+
+
+def _waits_for_nothing(unit: UnitOfWork, run: Run, report: Report) -> bool:
+    """Whether nothing would ever wake the run. A waitpoint that the report makes either is pending or crosses the
+    Park with its answer."""
+    if run.pushed > report.seen:
+        return False
+    waitpoints = {record.seq for record in report.records if record.kind in _WAITPOINTS}
+    if run.pending and report.abandoned:
+        unit.flush_checkpoints()
+        waitpoints.update(one.seq for one in store.load_pending(unit.tx, unit.namespace, [run.id]))
+    elif run.pending:
+        return False
+    return waitpoints.issubset(report.abandoned)
 
 
 def _why_refused(run: Run | None, session: bytes, report: Report) -> Refusal | None:
@@ -87,7 +112,9 @@ def _why_refused(run: Run | None, session: bytes, report: Report) -> Refusal | N
 
     if run is None:
         return refused(m.REFUSED_ENDED, "there is no such run")
-    if report.fence == run.fence and report.number <= run.last_report:
+    # All before one that was refused as invalid were applied.
+    last = run.last_report if run.last_report >= 0 else -run.last_report - 1
+    if report.fence == run.fence and report.number <= last:
         return refused(0, "")
     if m.is_final(run.status):
         return refused(m.REFUSED_ENDED, f"the run is {m.STATUS_NAMES[run.status]}")

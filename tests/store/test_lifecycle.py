@@ -88,6 +88,54 @@ def test_a_report_is_applied_whole_or_not_at_all(db: Driver) -> None:
     assert db.count("run_metadata") == 0
 
 
+def test_a_refused_report_that_comes_again_is_refused_again(db: Driver) -> None:
+    """Its refusal may be lost with a connection, after later reports were applied."""
+    worker = db.worker()
+    run_id = begun(db, worker)
+    first = worker.report_of(run_id, "", step(1))
+    bad = worker.report_of(run_id, "", step(3), step(2))
+    later = worker.report_of(run_id, "", metadata=[m.MetadataOp(1, 1, "k", b"1", "", 1, True)])
+    end = worker.report_of(run_id, rules.FAIL, error=error(), retryable=False)
+    assert [one.number for one in worker.send(first, bad, later)] == [2, 3]
+    assert [one.number for one in worker.send(first, bad, later)] == [2, 3]
+    assert [one.seq for one in db.checkpoints(run_id)] == [1]
+    assert worker.send(end) == []
+    assert db.status(run_id) == "FAILED"
+
+
+def test_a_park_that_nothing_would_end_changes_nothing(db: Driver) -> None:
+    worker = db.worker()
+    run_id = begun(db, worker)
+    worker.report(run_id, "", wait(1, 60))
+    refused = worker.report(run_id, rules.PARK, step(2), abandoned=[1])
+    assert kinds(refused) == [m.REFUSED_INVALID]
+    assert [(one.seq, one.status) for one in db.checkpoints(run_id)] == [(1, m.PENDING)]
+    assert db.status(run_id) == "EXECUTING"
+
+
+def test_a_park_with_a_call_that_it_leaves_and_one_that_it_makes(db: Driver) -> None:
+    worker = db.worker()
+    run_id = begun(db, worker)
+    worker.report(run_id, "", wait(1, 60))
+    assert worker.report(run_id, rules.PARK, wait(2, 60), abandoned=[1]) == []
+    assert db.status(run_id) == "WAITING"
+
+
+def test_promise_6_a_repeat_is_told_again_what_was_found(db: Driver) -> None:
+    """The connection over which it came ended with the answer in it."""
+    worker = db.worker()
+    shared = db.trigger(key=key()).run_id
+    worker.complete(shared, b"result")
+    run_id = begun(db, worker)
+    report = worker.report_of(run_id, rules.PARK, child(1, new(key=key(scope=m.SCOPE_GLOBAL))), seen=0)
+    for _ in range(2):
+        assert worker.send(report) == []
+        (told,) = [one for _, _, one in worker.last().updates]
+        worker.told.clear()
+        assert (told.subject, told.is_cached, told.value) == (shared, True, b"result")
+    assert db.status(run_id) == "EXECUTING"
+
+
 @pytest.mark.parametrize("seqs", [(1, 1), (2, 1), (0,)])
 def test_checkpoint_numbers_must_rise(db: Driver, seqs: tuple[int, ...]) -> None:
     worker = db.worker()
@@ -107,8 +155,7 @@ def test_promise_8_the_limit_of_checkpoints(migrated_url: str, replica: Any) -> 
     (refusal,) = worker.report(run_id, "", step(3), step(4))
     assert refusal.reason == m.REFUSED_INVALID
     assert "limit checkpoints is 3" in refusal.message
-    assert worker.report(run_id, "", step(3)) == []
-    assert len(db.checkpoints(run_id)) == 3
+    assert len(db.checkpoints(run_id)) == 2
 
 
 def test_promise_8_the_limit_of_depth(migrated_url: str, replica: Any) -> None:

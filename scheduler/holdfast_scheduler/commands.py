@@ -59,6 +59,15 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> Non
                 if new.id_chosen:
                     probe.append(new.id)
     unit.load([*named, *probe])
+    tagging = {
+        report.run_id
+        for command in commands
+        if type(command) is m.ApplyReports
+        for report in command.reports
+        if report.add_tags
+    }
+    if tagging:
+        unit.load_tags(tagging)
     for command in commands:
         if type(command) is m.ApplyReports:
             asked += reporting.asked(unit, command.session, command.reports)

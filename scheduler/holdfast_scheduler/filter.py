@@ -2,13 +2,17 @@
 
 The language is the part of AIP-160 that the documented fields need: `field = value`, where the value is a word or a
 text in double quotes with `\\"` and `\\\\` as its escapes.
+
+`metadata.page = 3` compares a value inside the metadata of a run; the path goes down through objects. A word is read as
+JSON (a number, true, false, null) and, where it is none, as text; what stands in quotes is text.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -36,6 +40,11 @@ class RunFilter:
     version: str | None = None
     created_after: int | None = None
     created_before: int | None = None
+    ended_after: int | None = None
+    ended_before: int | None = None
+    key: tuple[str | int | bool, ...] | None = None  # parts of an idempotency key; goes with `task`
+    metadata: dict[tuple[str, ...], Any] = field(default_factory=dict)  # path → JSON value
+    made_until: int | None = None  # set by bulk operations, which leave later runs alone
 
 
 @dataclass(slots=True)
@@ -53,7 +62,12 @@ def parse_run_filter(text: str, most: int) -> RunFilter:
     """
     found = RunFilter()
     for name, value in _conditions(text, most, _RUN_FIELDS).items():
-        setattr(found, name, value)
+        if name.startswith(_METADATA):
+            found.metadata[tuple(name.split(".")[1:])] = value
+        else:
+            setattr(found, "key" if name == "key_parts" else name, value)
+    if found.key is not None and found.task is None:
+        _refuse("filter: key belongs to a task; write key = ... AND task = ...")
     return found
 
 
@@ -83,7 +97,8 @@ def _conditions(text: str, most: int, fields: Mapping[str, Callable[[str], Any]]
         if len(condition) < 3:
             _refuse(f'filter: {shown(text)} ends early; a condition is written field = "value"')
         (name_kind, name, place), (_, sign, sign_place), (value_kind, value, value_place) = condition
-        if name_kind != "word" or name not in fields:
+        is_path = fields is _RUN_FIELDS and name.startswith(_METADATA) and all(name.split("."))
+        if name_kind != "word" or (name not in fields and not is_path):
             near = near_names(name, fields) or list(fields)
             _refuse(f"filter: unknown field {shown(name)} at character {place + 1}; write {' or '.join(near)}")
         if sign != "=":
@@ -93,7 +108,7 @@ def _conditions(text: str, most: int, fields: Mapping[str, Callable[[str], Any]]
         if name in found:
             _refuse(f"filter: {name} is given twice; conditions are joined by AND, so one can hold at the most")
         try:
-            found[name] = fields[name](value)
+            found[name] = _json_value(value_kind, value) if is_path else fields[name](value)
         except ValueError as error:
             _refuse(f"filter: {name} at character {value_place + 1}: {error}")
         at += 3
@@ -130,6 +145,33 @@ def _text(value: str) -> str:
     if "\0" in value:
         raise ValueError("contains the character U+0000, which nothing stored has")
     return value
+
+
+def _json_value(kind: str, text: str) -> Any:
+    if kind == "word":
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return _text(text)
+
+
+def _key(text: str) -> tuple[str | int | bool, ...]:
+    return (_text(text),)
+
+
+def _key_parts(text: str) -> tuple[str | int | bool, ...]:
+    try:
+        parts = json.loads(text)
+    except ValueError:
+        parts = None
+    if not isinstance(parts, list) or not parts or not all(map(_is_part, parts)):
+        raise ValueError(f'{shown(text)} is not a list of texts, integers and booleans; write "[\\"org\\", 7]"')
+    return tuple(parts)
+
+
+def _is_part(part: object) -> bool:
+    return isinstance(part, str) or (isinstance(part, int) and -(1 << 63) <= part < 1 << 63)
 
 
 def _one_of(names: Mapping[str, int]) -> Callable[[str], int]:
@@ -170,5 +212,10 @@ _RUN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {
     "version": _text,
     "created_after": _instant,
     "created_before": _instant,
+    "ended_after": _instant,
+    "ended_before": _instant,
+    "key": _key,
+    "key_parts": _key_parts,
 }
+_METADATA: Final = "metadata."
 _TOKEN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {"status": _one_of(_TOKEN_STATUSES), "tag": _text}

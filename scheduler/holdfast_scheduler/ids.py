@@ -5,6 +5,7 @@ The digits are the 16 bytes as one big-endian number, zero-padded, so that texts
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -15,6 +16,7 @@ RUN: Final = "run_"
 BATCH: Final = "batch_"
 TOKEN: Final = "token_"
 SCHEDULE: Final = "sched_"
+BULK: Final = "bulk_"
 
 KEPT: Final = 8_192
 """Ids whose other form is remembered: a run's id crosses the edge four times within moments."""
@@ -31,6 +33,12 @@ def new_id() -> bytes:
     random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
     number = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64 | 0x2 << 62 | random
     return number.to_bytes(16, "big")
+
+
+def derived_id(*of: bytes) -> bytes:
+    """A UUIDv7 that is always the same for the same ids; its milliseconds are those of the first."""
+    digest = hashlib.sha256(b"".join(of)).digest()
+    return of[0][:6] + bytes((0x70 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F)) + digest[3:10]
 
 
 @lru_cache(KEPT)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from holdfast_scheduler.database import clock_of
 from holdfast_scheduler.filter import RunFilter, TokenFilter
+from holdfast_scheduler.listing import Bounds, page_of_ids
 from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, EXECUTING, PENDING, QUEUED
 from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, busy_with, queue_facts
 from holdfast_scheduler.schema import (
@@ -23,6 +24,7 @@ from holdfast_scheduler.schema import (
     batch_items,
     batches,
     checkpoints,
+    idempotency_keys,
     run_inputs,
     run_logs,
     run_metadata,
@@ -75,11 +77,6 @@ _JOINED = (
     .outerjoin(run_metadata, _METADATA)
     .outerjoin(sessions, _SESSION)
 )
-_RUN_SIZE = (
-    func.coalesce(func.length(run_results.c.output), 0)
-    + func.coalesce(func.length(run_results.c.error), 0)
-    + func.coalesce(func.length(run_metadata.c.live), 0)
-).label("size")
 
 
 def run_row(connection: Connection, namespace: str, run_id: bytes) -> Row | None:
@@ -167,63 +164,25 @@ def batch_rows(connection: Connection, namespace: str, batch_id: bytes) -> list[
 
 
 def list_runs(
-    connection: Connection, namespace: str, wanted: RunFilter, before: bytes | None, count: int, budget: int
+    connection: Connection,
+    namespace: str,
+    wanted: RunFilter,
+    place: bytes | None,
+    bounds: Bounds,
+    only: bytes | None = None,
 ) -> tuple[list[Row], bytes | None]:
-    """A page of runs, newest first, and the id after which the next one goes on (None on the last page).
-
-    A page ends early where the bytes of outputs, errors and metadata would exceed `budget`.
-    """
-    query = _matching(select(runs.c.id, _RUN_SIZE), namespace, wanted)
-    if before is not None:
-        query = query.where(runs.c.id < before)
-    page: list[bytes] = []
-    is_more = False
-    for run_id, size in connection.execute(query.order_by(runs.c.id.desc()).limit(count + 1)):
-        budget -= size
-        if len(page) == count or (page and budget < 0):
-            is_more = True
-            break
-        page.append(run_id)
-    rows = run_rows(connection, namespace, page)
-    return [rows[run_id] for run_id in page if run_id in rows], page[-1] if is_more else None
+    """A page of runs, newest first, and the place after which the next one goes on (None on the last page)."""
+    page = page_of_ids(connection, namespace, wanted, place, bounds, only)
+    rows = run_rows(connection, namespace, page.ids)
+    return [rows[run_id] for run_id in page.ids if run_id in rows], page.next_place
 
 
-def matching_ids(
-    connection: Connection, namespace: str, wanted: RunFilter, before: bytes | None, count: int
-) -> list[bytes]:
-    """Ids of up to `count` runs that match, newest first, after `before`."""
-    query = _matching(select(runs.c.id), namespace, wanted)
-    if before is not None:
-        query = query.where(runs.c.id < before)
-    return list(connection.execute(query.order_by(runs.c.id.desc()).limit(count)).scalars())
-
-
-def _matching(query: Select[Any], namespace: str, wanted: RunFilter) -> Select[Any]:
-    tables = _JOINED
-    query = query.where(runs.c.namespace == namespace)
-    if wanted.tag is not None:
-        tables = tables.join(run_tags, and_(run_tags.c.namespace == runs.c.namespace, run_tags.c.run_id == runs.c.id))
-        query = query.where(run_tags.c.namespace == namespace, run_tags.c.tag == wanted.tag)
-    if wanted.batch is not None:
-        members = select(batch_items.c.run_id).where(
-            batch_items.c.namespace == namespace, batch_items.c.batch == wanted.batch
-        )
-        query = query.where(runs.c.id.in_(members))
-    if wanted.parent is not None:
-        query = query.where(run_inputs.c.namespace == namespace, run_inputs.c.parent == wanted.parent)
-    if wanted.created_after is not None:
-        query = query.where(run_inputs.c.created_at > wanted.created_after)
-    if wanted.created_before is not None:
-        query = query.where(run_inputs.c.created_at < wanted.created_before)
-    for column, value in (
-        (runs.c.status, wanted.status),
-        (runs.c.task, wanted.task),
-        (runs.c.queue, wanted.queue),
-        (runs.c.version, wanted.version),
-    ):
-        if value is not None:
-            query = query.where(column == value)
-    return query.select_from(tables)
+def key_holder(connection: Connection, namespace: str, digest: bytes) -> bytes | None:
+    """The run that a key points at."""
+    query = select(idempotency_keys.c.subject).where(
+        idempotency_keys.c.namespace == namespace, idempotency_keys.c.kind == "run", idempotency_keys.c.hash == digest
+    )
+    return connection.execute(query).scalar()
 
 
 # --- ends and changes -------------------------------------------------------------------------------------------------
@@ -310,12 +269,33 @@ def batch_members(connection: Connection, namespace: str, batch_id: bytes) -> li
 
 
 # --- replay, explain, logs --------------------------------------------------------------------------------------------
+_PAYLOAD_SIZE: Final = func.length(run_inputs.c.payload)
+
+
 def replay_source(connection: Connection, namespace: str, run_id: bytes) -> Row | None:
     """The inputs of a run: task, payload, fingerprint, options."""
     query = select(run_inputs.c.task, run_inputs.c.payload, run_inputs.c.fingerprint, run_inputs.c.options).where(
         run_inputs.c.namespace == namespace, run_inputs.c.run_id == run_id
     )
     return connection.execute(query).first()
+
+
+def replay_sources(connection: Connection, namespace: str, run_ids: Sequence[bytes], budget: int) -> list[Row]:
+    """The inputs of the first of these runs, in their order: with payloads of `budget` bytes, at least one."""
+    mine = (run_inputs.c.namespace == namespace, run_inputs.c.run_id.in_(run_ids))
+    sizes = {row[0]: row[1] for row in connection.execute(select(run_inputs.c.run_id, _PAYLOAD_SIZE).where(*mine))}
+    chosen: list[bytes] = []
+    for run_id in run_ids:
+        if run_id in sizes:
+            budget -= sizes[run_id]
+            if chosen and budget < 0:
+                break
+            chosen.append(run_id)
+    query = select(
+        run_inputs.c.run_id, run_inputs.c.task, run_inputs.c.payload, run_inputs.c.fingerprint, run_inputs.c.options
+    ).where(run_inputs.c.namespace == namespace, run_inputs.c.run_id.in_(chosen))
+    rows = {row.run_id: row for row in connection.execute(query)}
+    return [rows[run_id] for run_id in chosen if run_id in rows]
 
 
 @dataclass(slots=True)

@@ -78,6 +78,9 @@ def _why_invalid(unit: UnitOfWork, run: Run, report: Report) -> str:
         return (
             f"the run has {run.last_seq} checkpoints; the limit checkpoints is {limit}: split the work into child runs"
         )
+    most = unit.world.settings.limits.tags
+    if report.add_tags and (count := len(unit.tags_with(run, report.add_tags))) > most:
+        return f"the run would have {count} tags; the limit tags is {most}"
     last = run.last_seq
     for record in report.records:
         if record.seq <= last:

@@ -62,6 +62,8 @@ class Limits:
     page_size: int = 1_000
     page_bytes: int = 3 * _MIB  # a page ends early rather than grow beyond this
     filter_length: int = 4_096  # characters
+    scanned_runs: int = 10_000  # runs that one page of a list looks at; the page token goes on from there
+    scanned_metadata_bytes: int = 8 * _MIB  # metadata that one page of a list looks at
     awaited_runs: int = 10_000  # of one AwaitRuns stream
     watched_runs: int = 1_000  # members that one WatchRuns stream of a tag or batch shows, newest first
     wait_us: int = 300 * MICROSECONDS  # longest WaitRun

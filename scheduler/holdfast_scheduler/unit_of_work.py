@@ -156,6 +156,7 @@ class UnitOfWork:
         self._retime: set[bytes] = set()
         self._input_rows: list[tuple[Any, ...]] = []
         self._tag_rows: list[tuple[Any, ...]] = []
+        self._tags: dict[bytes, list[str]] = {}
         self._added_tags: dict[bytes, list[str]] = {}
         self._replaced: dict[bytes, NewRun] = {}  # runs of which a later trigger replaces what they were triggered with
         self._result_rows: list[tuple[Any, ...]] = []
@@ -448,9 +449,19 @@ class UnitOfWork:
                     self._metadata.setdefault(target, _MetadataChange()).outside.append(one)
 
     def add_tags(self, run: Run, tags: list[str]) -> None:
-        """Add tags to a run, as many as it may have."""
-        self._added_tags.setdefault(run.id, []).extend(tags)
+        """Add tags to a run whose tags were loaded."""
+        before = self._tags[run.id]
+        self._tags[run.id] = self.tags_with(run, tags)
+        self._added_tags.setdefault(run.id, []).extend(tag for tag in self._tags[run.id] if tag not in before)
         self.touched.add(run.id)
+
+    def load_tags(self, run_ids: Iterable[bytes]) -> None:
+        """Have the tags of runs at hand, which reports add to. The runs must be loaded."""
+        self._tags.update(store.load_tags(self.tx, self.namespace, [one for one in run_ids if one in self.runs]))
+
+    def tags_with(self, run: Run, tags: list[str]) -> list[str]:
+        """The tags that a run would have with these."""
+        return list(dict.fromkeys((*self._tags.get(run.id, ()), *tags)))
 
     def replace_inputs(self, run: Run, new: NewRun) -> None:
         """Replace what a run that has not started was triggered with: payload, tags, options, key and metadata."""
@@ -578,12 +589,9 @@ class UnitOfWork:
 
     def _flush_added_tags(self) -> None:
         added, self._added_tags = self._added_tags, {}
-        written = []
-        for run_id, before in store.load_tags(self.tx, self.namespace, list(added)).items():
-            tags = list(dict.fromkeys((*before, *added[run_id])))[: self.world.settings.limits.tags]
-            self._tag_rows += [(self.namespace, tag, run_id) for tag in tags if tag not in before]
-            written.append((self.namespace, run_id, json.dumps(tags)))
-        store.update_tags(self.tx, written)
+        for run_id, tags in added.items():
+            self._tag_rows += [(self.namespace, tag, run_id) for tag in tags]
+        store.update_tags(self.tx, [(self.namespace, run_id, json.dumps(self._tags[run_id])) for run_id in added])
 
     def _flush_metadata(self) -> None:
         changes, self._metadata = self._metadata, {}

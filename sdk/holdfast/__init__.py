@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast import batch as batch
+    from holdfast import bulk as bulk
     from holdfast import errors as errors
     from holdfast import idempotency_keys as idempotency_keys
     from holdfast import locals as locals
     from holdfast import logger as logger
     from holdfast import metadata as metadata
+    from holdfast import queues as queues
     from holdfast import retry as retry
     from holdfast import runs as runs
     from holdfast import sync as sync
@@ -53,11 +55,13 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "batch",
+    "bulk",
     "errors",
     "idempotency_keys",
     "locals",
     "logger",
     "metadata",
+    "queues",
     "retry",
     "runs",
     "sync",

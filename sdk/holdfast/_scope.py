@@ -91,7 +91,8 @@ class RunScope(abc.ABC):
 
     @abc.abstractmethod
     def metadata_document(self) -> dict[str, object]:
-        """The run's metadata as this execution sees it now. The caller must not change it. Any thread may ask."""
+        """The run's metadata as this execution sees it now. The caller must not change it. Any thread may ask. Raises:
+        InvalidArgumentError when the run would have more than it may."""
 
     @abc.abstractmethod
     def metadata_operation(self, operation: MetadataOperation) -> None:
@@ -102,7 +103,10 @@ class RunScope(abc.ABC):
 
     @abc.abstractmethod
     def add_tags(self, tags: Sequence[str]) -> None:
-        """Add tags to the run; reported in the background, like a metadata operation. Any thread may ask."""
+        """Add tags to the run; reported in the background, like a metadata operation. Any thread may ask.
+
+        Raises: InvalidArgumentError when it would have more than it may.
+        """
 
     @abc.abstractmethod
     def shield(self, entering: bool) -> None:

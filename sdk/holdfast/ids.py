@@ -15,6 +15,7 @@ RUN = "run_"
 BATCH = "batch_"
 TOKEN = "token_"
 SCHEDULE = "sched_"
+BULK = "bulk_"
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # text of each 10-bit chunk

@@ -5,18 +5,17 @@ Inside a run these are plain requests, not durable calls: wrap them in a `step` 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast import client, durations, filters, ids, options, payloads, rpc_errors, texts
+from holdfast import client, durations, filters, ids, options, payloads, streaming, texts
 from holdfast.durations import Duration
 from holdfast.errors import InvalidArgumentError
+from holdfast.filters import Conditions
 from holdfast.handles import RunHandle
 from holdfast.run import Attempt, CheckpointView, Run, of_message
 from holdfast.statuses import RunStatus
@@ -31,17 +30,20 @@ from holdfast.v1.run_service_pb2 import (
     ReplayRunRequest,
     RescheduleRunRequest,
     WatchRunsRequest,
+    WatchRunsResponse,
 )
 
 __all__ = [
     "Attempt",
     "CheckpointView",
+    "Conditions",
     "Explanation",
     "LogLine",
     "LogPage",
     "Run",
     "RunPage",
     "RunStatus",
+    "Subscription",
     "cancel",
     "explain",
     "iterate",
@@ -131,54 +133,37 @@ async def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
     return of_message((await asked.call(lambda endpoint: endpoint.runs.GetRun, request)).run)
 
 
-async def list(
-    *,
-    status: RunStatus | str | None = None,
-    task: str | None = None,
-    queue: str | None = None,
-    tag: str | None = None,
-    batch: str | None = None,
-    parent: RunHandle[Any] | str | None = None,
-    version: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-    limit: int = 50,
-    page_token: str = "",
-) -> RunPage:
-    """A page of runs that meet all conditions, newest first; at most `limit` (1 to 1,000).
+async def list(*, limit: int = 50, page_token: str = "", **conditions: Unpack[Conditions]) -> RunPage:
+    """A page of runs that meet all conditions (see `Conditions`), newest first; at most `limit` (1 to 1,000).
 
-    Raises: InvalidArgumentError, SchedulerUnavailableError.
+    A page looks at a bounded number of runs: it may have few, or none, and yet a `next_page_token`.
+
+    Raises: InvalidArgumentError, RequestError, SchedulerUnavailableError.
     """
     asked = client.current()
     request = ListRunsRequest(
         namespace=asked.settings.namespace,
         page_size=filters.page_size(limit),
         page_token=page_token,
-        filter=filters.build(
-            status=None if status is None else str(status),
-            task=task,
-            queue=queue,
-            tag=tag,
-            batch=batch,
-            parent=None if parent is None else _id(parent),
-            version=version,
-            created_after=created_after,
-            created_before=created_before,
-        ),
+        filter=filters.of_runs(conditions),
     )
     response = await asked.call(lambda endpoint: endpoint.runs.ListRuns, request)
     return RunPage(tuple(of_message(run) for run in response.runs), response.next_page_token)
 
 
-async def iterate(**conditions: Any) -> AsyncIterator[Run]:
-    """All runs that meet the conditions of `list`, page by page: `async for run in runs.iterate(status="FAILED")`."""
+async def iterate(*, limit: int = 200, **conditions: Unpack[Conditions]) -> AsyncIterator[Run]:
+    """All runs that meet the conditions, in pages of `limit`: `async for run in runs.iterate(status="FAILED")`.
+
+    Raises: as `list`.
+    """
+    token = ""
     while True:
-        page = await list(**conditions)
+        page = await list(limit=limit, page_token=token, **conditions)
         for run in page:
             yield run
-        if not page.next_page_token:
+        token = page.next_page_token
+        if not token:
             return
-        conditions["page_token"] = page.next_page_token
 
 
 async def logs(run: RunHandle[Any] | str, *, limit: int = 1000, page_token: str = "") -> LogPage:
@@ -257,49 +242,60 @@ async def reschedule(run: RunHandle[Any] | str, when: Duration | datetime) -> Ru
     return of_message((await asked.call(lambda endpoint: endpoint.runs.RescheduleRun, request)).run)
 
 
-async def subscribe(
-    run: RunHandle[Any] | str | None = None, *, tag: str | None = None, batch: str | None = None
-) -> AsyncIterator[Run]:
-    """The state of one run, of all with a tag, or of a batch, now and at each change.
+class Subscription:
+    """The states of runs: `async for run in runs.subscribe(tag="x")`."""
 
-    For one run it ends with the run. A break is mended where it was: no last state is missed.
+    def __init__(self, changes: AsyncIterator[WatchRunsResponse], cursor: str) -> None:
+        self._changes = changes
+        self.cursor = cursor
+        """Where to go on after the last state that was taken: give it to `subscribe`, later or elsewhere."""
 
-    Raises: InvalidArgumentError, NotFoundError, SchedulerUnavailableError.
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Run:
+        response = await anext(self._changes)
+        self.cursor = response.cursor
+        return of_message(response.run)
+
+    async def aclose(self) -> None:
+        """End it."""
+        await self._changes.aclose()  # type: ignore[attr-defined]  # it is an asynchronous generator
+
+
+def subscribe(
+    run: RunHandle[Any] | str | None = None, *, tag: str | None = None, batch: str | None = None, cursor: str = ""
+) -> Subscription:
+    """The state of one run, of all with a tag, or of a batch: now, and at each change.
+
+    States are the present ones: what changes several times in between is shown once. It ends with the run, or with all
+    runs of the batch; that of a tag goes on. A break is mended where it was, also at another scheduler, and so is one
+    that you make yourself, with `cursor`. No final state is missed; after a break some are shown again.
+
+    Raises: InvalidArgumentError; while it is used NotFoundError, SchedulerUnavailableError.
     """
     if sum(given is not None for given in (run, tag, batch)) != 1:
         raise InvalidArgumentError("runs.subscribe: name one of a run, a tag and a batch.")
+    return Subscription(_changes(run, tag, batch, cursor), cursor)
+
+
+async def _changes(
+    run: RunHandle[Any] | str | None, tag: str | None, batch: str | None, cursor: str
+) -> AsyncIterator[WatchRunsResponse]:
     asked = client.current()
-    connection = asked.connection
-    request = WatchRunsRequest(namespace=asked.settings.namespace)
+    request = WatchRunsRequest(namespace=asked.settings.namespace, cursor=cursor)
     if run is not None:
         request.run_id = _id(run)
     elif tag is not None:
         request.tag = tag
     elif batch is not None:
         request.batch_id = batch
-    clock = asyncio.get_running_loop().time
-    back_off, heard_at = connection.back_off(), clock()
-    while True:
-        endpoint = connection.endpoint()
-        call = endpoint.runs.WatchRuns(request, metadata=connection.metadata)
-        try:
-            async for response in call:
-                back_off, heard_at = connection.back_off(), clock()
-                request.cursor = response.cursor
-                state = of_message(response.run)
-                yield state
-                if run is not None and state.is_final:
-                    return
-        except grpc.aio.AioRpcError as error:
-            pause = back_off.next()
-            if not rpc_errors.may_repeat(error) or clock() + pause - heard_at >= connection.settings.deadline:
-                raise rpc_errors.of_call(error, connection.settings.shown_addresses) from None
-        else:
-            pause = back_off.next()
-        finally:
-            call.cancel()
-        connection.fail_over(endpoint)
-        await asyncio.sleep(pause)
+
+    def go_on(response: WatchRunsResponse) -> None:
+        request.cursor = response.cursor
+
+    async for response in streaming.responses(asked, lambda endpoint: endpoint.runs.WatchRuns, request, go_on):
+        yield response
 
 
 def _line(record: LogRecord) -> LogLine:

@@ -28,7 +28,9 @@ from holdfast import _decorator as decorator
 from holdfast import _scope, context, idempotency_keys, locals, logger, metadata, tags
 from holdfast import _step as async_step
 from holdfast import batch as async_batch
+from holdfast import bulk as async_bulk
 from holdfast import handles as async_handles
+from holdfast import queues as async_queues
 from holdfast import retry as async_retry
 from holdfast import runs as async_runs
 from holdfast import tasks as async_tasks
@@ -40,6 +42,7 @@ from holdfast.client import Client, configure
 from holdfast.context import AbortSignal, Context
 from holdfast.durations import Duration
 from holdfast.errors import AbortTaskRunError, HoldfastError, InRunError
+from holdfast.filters import Conditions
 from holdfast.options import BatchOptions, BatchWaitOptions, TriggerOptions, WaitOptions
 from holdfast.queues import Queue, queue
 from holdfast.retry_policy import Retry
@@ -50,18 +53,22 @@ __all__ = [
     "AbortSignal",
     "AbortTaskRunError",
     "BatchHandle",
+    "BulkOperation",
     "Client",
     "Context",
     "Retry",
     "RunHandle",
+    "Subscription",
     "SyncTask",
     "batch",
+    "bulk",
     "configure",
     "idempotency_keys",
     "locals",
     "logger",
     "metadata",
     "queue",
+    "queues",
     "retry",
     "runs",
     "shielded",
@@ -348,7 +355,10 @@ class retry:
 class runs:
     """As `holdfast.runs`, blocking."""
 
-    list = staticmethod(blocking(async_runs.list))
+    @staticmethod
+    def list(*, limit: int = 50, page_token: str = "", **conditions: Unpack[Conditions]) -> async_runs.RunPage:
+        """As `holdfast.runs.list`, blocking."""
+        return block(lambda: async_runs.list(limit=limit, page_token=page_token, **_conditions(conditions)))
 
     @staticmethod
     def retrieve(run: RunHandle[Any] | str, *, full: bool = False) -> Run:
@@ -381,16 +391,84 @@ class runs:
         return RunHandle(block(lambda: async_runs.replay(_name(run), *payload)))
 
     @staticmethod
-    def iterate(**conditions: Any) -> Generator[Run, None, None]:
+    def iterate(*, limit: int = 200, **conditions: Unpack[Conditions]) -> Generator[Run, None, None]:
         """As `holdfast.runs.iterate`, blocking."""
-        return _blocking_iterator(async_runs.iterate(**conditions))
+        return _blocking_iterator(async_runs.iterate(limit=limit, **_conditions(conditions)))
 
     @staticmethod
     def subscribe(
-        run: RunHandle[Any] | str | None = None, *, tag: str | None = None, batch: str | None = None
-    ) -> Generator[Run, None, None]:
+        run: RunHandle[Any] | str | None = None, *, tag: str | None = None, batch: str | None = None, cursor: str = ""
+    ) -> Subscription:
         """As `holdfast.runs.subscribe`, blocking."""
-        return _blocking_iterator(async_runs.subscribe(None if run is None else _name(run), tag=tag, batch=batch))
+        return Subscription(
+            async_runs.subscribe(None if run is None else _name(run), tag=tag, batch=batch, cursor=cursor)
+        )
+
+
+class Subscription:
+    """The states of runs: `for run in sync.runs.subscribe(tag="x")`."""
+
+    def __init__(self, changes: async_runs.Subscription) -> None:
+        self._changes = changes
+        self._items: Generator[Run, None, None] = _blocking_iterator(changes)
+
+    @property
+    def cursor(self) -> str:
+        """Where to go on after the last state that was taken: give it to `subscribe`, later or elsewhere."""
+        return self._changes.cursor
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> Run:
+        return next(self._items)
+
+    def close(self) -> None:
+        """End it."""
+        self._items.close()
+
+
+class BulkOperation:
+    """An operation on many runs: `wait()` for its end, or iterate over its progress."""
+
+    def __init__(self, operation: async_bulk.BulkOperation) -> None:
+        self._operation = operation
+
+    def __iter__(self) -> Generator[async_bulk.BulkProgress, None, None]:
+        return _blocking_iterator(self._operation)
+
+    def wait(self) -> async_bulk.BulkProgress:
+        """Carry it out to its end."""
+
+        async def to_its_end() -> async_bulk.BulkProgress:
+            return await self._operation
+
+        return block(to_its_end)
+
+
+class bulk:
+    """As `holdfast.bulk`, blocking."""
+
+    @staticmethod
+    def cancel(**conditions: Unpack[Conditions]) -> BulkOperation:
+        """As `holdfast.bulk.cancel`: `sync.bulk.cancel(tag="x").wait()`."""
+        return BulkOperation(async_bulk.cancel(**_conditions(conditions)))
+
+    @staticmethod
+    def replay(**conditions: Unpack[Conditions]) -> BulkOperation:
+        """As `holdfast.bulk.replay`: `sync.bulk.replay(status="FAILED").wait()`."""
+        return BulkOperation(async_bulk.replay(**_conditions(conditions)))
+
+
+class queues:
+    """As `holdfast.queues`, blocking."""
+
+    list = staticmethod(blocking(async_queues.list))
+    retrieve = staticmethod(blocking(async_queues.retrieve))
+    pause = staticmethod(blocking(async_queues.pause))
+    resume = staticmethod(blocking(async_queues.resume))
+    override = staticmethod(blocking(async_queues.override))
+    reset_override = staticmethod(blocking(async_queues.reset_override))
 
 
 class tasks:
@@ -476,8 +554,8 @@ def _forget_lock() -> None:
 os.register_at_fork(after_in_child=_forget_lock)
 
 
-def _blocking_iterator(items: Any) -> Generator[Run, None, None]:
-    async def following() -> Run | None:
+def _blocking_iterator(items: Any) -> Generator[Any, None, None]:
+    async def following() -> Any:
         return await anext(items, None)
 
     async def end() -> None:
@@ -488,6 +566,14 @@ def _blocking_iterator(items: Any) -> Generator[Run, None, None]:
             yield item
     finally:
         block(end)
+
+
+def _conditions(conditions: Conditions) -> Conditions:
+    """A blocking handle names its run."""
+    parent = conditions.get("parent")
+    if isinstance(parent, RunHandle):
+        conditions["parent"] = parent.id
+    return conditions
 
 
 def _name(run: RunHandle[Any] | str) -> str:

@@ -9,9 +9,9 @@ from holdfast.errors import NotInRunError
 
 
 def add(*tags: str | Sequence[str]) -> None:
-    """Add tags to the current run; it can have 10, of at most 128 characters each.
+    """Add tags to the current run; it can have 10 in all, of at most 128 characters each.
 
-    Raises: NotInRunError, InvalidArgumentError.
+    Raises: NotInRunError; InvalidArgumentError when it would have more than 10, and then none of these is added.
     """
     flat = [tag for given in tags for tag in texts.check_tags(given)]
     checked = texts.check_tags(flat)

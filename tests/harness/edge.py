@@ -46,6 +46,7 @@ class FakeEngine:
         self.commands: list[Any] = []
         self.answer: Callable[[Any], Any] | None = None
         self.reads = 0
+        self.made: set[bytes] = set()
         url = url.replace("postgresql://", "postgresql+psycopg://")
         self._engine = sa.create_engine(url)
 
@@ -57,12 +58,13 @@ class FakeEngine:
         if self.answer is not None:
             return self.answer(command)
         if isinstance(command, model.TriggerRuns):
-            return [self._trigger(run) for run in command.items]
+            return [self._trigger(run) for run in command.items if run.id not in self.made]
         raise AssertionError(f"no answer to {command}")
 
     def _trigger(self, run: model.NewRun) -> Handle | ItemFault:
         if run.task not in self.task_ids("default"):
             return not_found_fault("task", run.task, near_names(run.task, self.task_ids("default")))
+        self.made.add(run.id)
         self.insert(run.id, payload=run.payload, options=run.options, is_replay=run.is_replay)
         return Handle(run.id)
 

@@ -19,9 +19,11 @@ from harness.edge import (
 from holdfast.v1 import run_service_pb2 as pb
 from holdfast.v1.payload_pb2 import Payload, TaskError
 from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, TriggerItem, TriggerOptions
-from holdfast_scheduler import ids, model, schema
+from holdfast_scheduler import convert, ids, model, schema
 from holdfast_scheduler.errors import StorageUnavailableError
 from holdfast_scheduler.model import Handle, ItemFault
+from holdfast_scheduler.settings import Limits
+from holdfast_scheduler.unit_of_work import key_hash
 
 
 async def test_a_bad_item_fails_alone(lite: Edge) -> None:
@@ -215,6 +217,9 @@ async def test_pages_are_stable_and_newest_first(edge: Edge) -> None:
         await edge.runs.ListRuns(pb.ListRunsRequest(page_token=first.next_page_token, filter="tag = t"))
 
 
+KEY = IdempotencyKey(parts=[KeyPart(text="org"), KeyPart(number=7)])
+
+
 async def test_every_filter(edge: Edge) -> None:
     engine = edge.engine
     batch, parent = ids.new_id(), ids.new_id()
@@ -236,6 +241,22 @@ async def test_every_filter(edge: Edge) -> None:
     ):
         response = await edge.runs.ListRuns(pb.ListRunsRequest(filter=condition))
         assert [run.id for run in response.runs] == [text(wanted)], condition
+    digest = key_hash("run", "export", convert.key_use(KEY, limits=Limits()), model.SCOPE_GLOBAL, b"", 0)
+    within = key_hash("run", "export", convert.key_use(KEY, limits=Limits()), model.SCOPE_RUN, parent, 0)
+    other = engine.insert(status=model.FAILED)
+    held = {"namespace": "default", "kind": "run", "task": "export", "expires_at": NOW}
+    engine.write(
+        sa.insert(schema.idempotency_keys).values(**held, hash=digest, subject=other),
+        sa.insert(schema.idempotency_keys).values(**held, hash=within, subject=wanted),
+    )
+    for condition, found in (
+        ('key_parts = "[\\"org\\", 7]" AND task = export', [other]),
+        (f'key_parts = "[\\"org\\", 7]" AND task = export AND parent = {text(parent)}', [wanted]),
+        ('key_parts = "[\\"org\\", 7]" AND task = export AND status = COMPLETED', []),
+        ('key_parts = "[\\"org\\", \\"7\\"]" AND task = export', []),
+    ):
+        response = await edge.runs.ListRuns(pb.ListRunsRequest(filter=condition))
+        assert [run.id for run in response.runs] == [text(one) for one in found], condition
     response = await edge.runs.ListRuns(pb.ListRunsRequest(filter="created_before = 2000-01-01T00:00:00Z"))
     assert not response.runs
     async with refused(INVALID, "INVALID_FILTER", "did you mean|unknown field"):
@@ -357,7 +378,11 @@ async def test_reset_a_key(lite: Edge) -> None:
 
 async def test_bulk_cancel(lite: Edge) -> None:
     made = {lite.engine.insert(tags=("t",)) for _ in range(120)}
+    later = lite.engine.insert(tags=("t",))
     lite.engine.insert()
+    lite.engine.write(  # only one of them was triggered after the operation began
+        sa.update(schema.run_inputs).where(schema.run_inputs.c.run_id != later).values(created_at=1)
+    )
     refuses = next(iter(made))
     lite.engine.answer = lambda command: command.run_id != refuses
     request = pb.BulkRunsRequest(action=pb.BULK_ACTION_CANCEL, filter="tag = t")
@@ -367,3 +392,30 @@ async def test_bulk_cancel(lite: Edge) -> None:
     assert {command.run_id for command in lite.engine.commands} == made
     async with refused(INVALID, "INVALID_FILTER", "by accident"):
         await lite.runs.BulkRuns(pb.BulkRunsRequest(action=pb.BULK_ACTION_CANCEL)).read()
+
+
+async def test_a_bulk_operation_goes_on_where_its_stream_broke(edge: Edge) -> None:
+    made = {edge.engine.insert(tags=("t",)) for _ in range(250)}
+    edge.engine.write(sa.update(schema.run_inputs).values(created_at=1))
+    operation = ids.to_text(ids.BULK, ids.new_id())
+    request = pb.BulkRunsRequest(action=pb.BULK_ACTION_REPLAY, filter="tag = t", operation_id=operation)
+    stream = edge.runs.BulkRuns(request)
+    first = await stream.read()
+    stream.cancel()
+    assert (first.acted, first.done) == (100, False)
+    request.page_token = first.page_token
+    rest_of_it = [response async for response in edge.runs.BulkRuns(request)]
+    assert [(one.acted, one.done) for one in rest_of_it] == [(200, False), (250, True)]
+    # The same page again: the ids of its replays are the same.
+    again = edge.runs.BulkRuns(request)
+    await again.read()
+    again.cancel()
+    replays = [item for command in edge.engine.commands for item in command.items]
+    assert all(item.is_replay for item in replays)
+    assert len({item.id for item in replays}) == len(made)
+    assert len(replays) >= len(made) + 100
+    async with refused(INVALID, "INVALID_ARGUMENT", "send its operation_id too"):
+        await edge.runs.BulkRuns(pb.BulkRunsRequest(action=1, filter="tag = t", page_token=first.page_token)).read()
+    request.filter = "tag = other"
+    async with refused(INVALID, "INVALID_FILTER", "page_token"):
+        await edge.runs.BulkRuns(request).read()

@@ -8,7 +8,7 @@ import pytest
 
 from harness.store_driver import SECOND, Driver, Worker, batch, child, error, key, new, step, token, token_wait, wait
 from holdfast.v1.payload_pb2 import TaskError
-from holdfast_scheduler import ids
+from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.settings import Limits, Settings
@@ -938,3 +938,23 @@ def test_metadata_of_the_parent_and_the_root(db: Driver) -> None:
     ops = [m.MetadataOp(target, 1, f"k{target}", b"1", "", target, False) for target in (1, 2, 3)]
     worker.report(leaf.id, "", metadata=ops)
     assert [db.metadata(one)[1] for one in (leaf.id, middle.id, root)] == [b'{"k1":1}', b'{"k2":1}', b'{"k3":1}']
+
+
+# --- tags ---
+
+
+def test_a_report_that_adds_too_many_tags_is_refused_whole(db: Driver) -> None:
+    worker = db.worker()
+    run_id = begun(db, worker, tags=["own"])
+    assert not worker.report(run_id, "", add_tags=["a", "own", "b"])
+    refused = worker.report(run_id, "", step(1), add_tags=[f"tag-{n}" for n in range(8)])
+    assert [(one.reason, one.message) for one in refused] == [
+        (m.REFUSED_INVALID, "the run would have 11 tags; the limit tags is 10")
+    ]
+    assert not db.checkpoints(run_id)
+    first = worker.report_of(run_id, "", add_tags=[f"tag-{n}" for n in range(4)])
+    assert not worker.send(first, worker.report_of(run_id, "", add_tags=["tag-4", "tag-5", "tag-6"]))
+    with db.transaction() as tx:
+        tags = [row[0] for row in tx.fetch("SELECT tag FROM run_tags ORDER BY tag")]
+        assert tags == sorted(store.load_tags(tx, "default", [run_id])[run_id])
+    assert tags == ["a", "b", "own", *(f"tag-{n}" for n in range(7))]

@@ -65,6 +65,13 @@ def test_a_status_in_small_letters() -> None:
         ("task = a" + "a" * MOST, "filter_length"),
         ('task = "a\0"', "U\\+0000"),
         ("(task = a)", "unknown field"),
+        ("key = a", "key belongs to a task"),
+        ("task = a AND key_parts = b", "key_parts at character 26: 'b' is not a list"),
+        ('task = a AND key_parts = "[1.5]"', "is not a list of texts, integers"),
+        ("metadata = 1", "unknown field 'metadata'"),
+        ("metadata..a = 1", "unknown field"),
+        ("metadata.a = 1 AND metadata.a = 2", "metadata.a is given twice"),
+        ("created_afetr = 2026-01-31T12:00:00Z", "write created_after"),
     ],
 )
 def test_errors_name_the_place_and_the_way_out(text: str, says: str) -> None:

@@ -14,14 +14,14 @@ NAMES = [
     "AbortSignal", "AbortTaskRunError", "BatchHandle", "BatchResult", "Client", "Context", "Debounce", "HoldfastError",
     "IdempotencyKey", "Item", "NonDeterminismError", "Queue", "Retry", "Run", "RunCanceledError", "RunFailedError",
     "RunHandle", "RunResult", "RunStatus", "SchedulerUnavailableError", "StepFailedError", "SubtaskRunError", "Task",
-    "Token", "batch", "configure", "errors", "idempotency_keys", "locals", "logger", "metadata", "queue", "retry",
-    "runs", "shielded", "step", "sync", "tags", "task", "tasks", "wait",
+    "Token", "batch", "bulk", "configure", "errors", "idempotency_keys", "locals", "logger", "metadata", "queue",
+    "queues", "retry", "runs", "shielded", "step", "sync", "tags", "task", "tasks", "wait",
 ]  # fmt: skip
 
 SYNC_NAMES = [
-    "AbortSignal", "AbortTaskRunError", "BatchHandle", "Client", "Context", "Retry", "RunHandle", "SyncTask", "batch",
-    "configure", "idempotency_keys", "locals", "logger", "metadata", "queue", "retry", "runs", "shielded", "step",
-    "tags", "task", "tasks", "wait",
+    "AbortSignal", "AbortTaskRunError", "BatchHandle", "BulkOperation", "Client", "Context", "Retry", "RunHandle",
+    "Subscription", "SyncTask", "batch", "bulk", "configure", "idempotency_keys", "locals", "logger", "metadata",
+    "queue", "queues", "retry", "runs", "shielded", "step", "tags", "task", "tasks", "wait",
 ]  # fmt: skip
 
 

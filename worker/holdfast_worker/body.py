@@ -156,7 +156,7 @@ class Body(RunScope):
         self._calls = Calls(
             host.loop, self._replay, self._interruption, last_seq=start.last_seq, settled_order=start.settled_order
         )
-        self._outbox = Outbox(Metadata(start.metadata, start.metadata_marks))
+        self._outbox = Outbox(Metadata(start.metadata, start.metadata_marks), start.tags)
         self.locals: dict[Any, Any] = {}
         self._lock = threading.Lock()
         self._number = 0
@@ -371,7 +371,8 @@ class Body(RunScope):
 
     def add_tags(self, tags: Sequence[str]) -> None:
         self._outbox.add_tags(tags)
-        self._want_flush()
+        if self._outbox.has_unsent:
+            self._want_flush()
 
     def log(self, record: LogRecord) -> bool:
         # A step that has its result is not run again: what one says is new.

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from holdfast import texts
 from holdfast.v1.run_service_pb2 import LogRecord
 from holdfast.v1.worker_service_pb2 import MetadataOperation, Report
 from holdfast_worker.metadata import Metadata
@@ -22,8 +23,10 @@ MAX_UNSENT_LOG_BYTES: Final = 512 * 1024
 class Outbox:
     """See the module."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, tags: Sequence[str] = ()) -> None:
+        """`tags` are those that the run has."""
         self.metadata = metadata
+        self._all_tags = dict.fromkeys(tags)
         self._lock = threading.Lock()
         self._tags: list[str] = []
         self._logs: list[LogRecord] = []
@@ -37,9 +40,12 @@ class Outbox:
         return bool(self._tags or self._logs or self.metadata.has_unsent)
 
     def add_tags(self, tags: Sequence[str]) -> None:
-        """Tags for the run."""
+        """Tags for the run. Raises: InvalidArgumentError when it would have more than it may; then none is added."""
         with self._lock:
-            self._tags.extend(tags)
+            new = [tag for tag in tags if tag not in self._all_tags]
+            texts.check_tags([*self._all_tags, *new], "tags.add")
+            self._all_tags.update(dict.fromkeys(new))
+            self._tags.extend(new)
 
     def add_log(self, record: LogRecord) -> None:
         """A line of the run's log. It is dropped when there are too many."""

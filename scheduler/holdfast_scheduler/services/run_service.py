@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from holdfast.v1 import run_service_pb2 as pb
 from holdfast.v1 import run_service_pb2_grpc
-from holdfast.v1.run_pb2 import Run, TriggerItem, TriggerOptions
+from holdfast.v1.run_pb2 import Run
 from holdfast_scheduler import convert, ids, messages, reads
-from holdfast_scheduler.errors import INVALID_ARGUMENT, RefusedError, invalid, not_found, too_large
-from holdfast_scheduler.filter import RunFilter, parse_run_filter
+from holdfast_scheduler.errors import RefusedError, invalid, not_found, too_large
+from holdfast_scheduler.filter import parse_run_filter
+from holdfast_scheduler.listing import Bounds
 from holdfast_scheduler.model import (
     BATCH,
     BATCH_TRIGGER,
@@ -33,8 +33,11 @@ from holdfast_scheduler.model import (
 )
 from holdfast_scheduler.queue_reads import queue_facts
 from holdfast_scheduler.services.awaiting import AwaitedRuns
+from holdfast_scheduler.services.bulk import BulkOperation
 from holdfast_scheduler.services.explain import breakdown, explain, now_us
+from holdfast_scheduler.services.keys import key_holder
 from holdfast_scheduler.services.paging import page_token, place_from
+from holdfast_scheduler.services.replaying import replay_of
 from holdfast_scheduler.services.seam import Engine
 from holdfast_scheduler.services.watch_runs import RunWatch, wait_run
 from holdfast_scheduler.settings import MICROSECONDS, PROTOCOL_MAJOR, PROTOCOL_MINOR
@@ -43,7 +46,6 @@ from holdfast_scheduler.version import BUILD, VERSION
 _RUNS_PER_PAGE: Final = 50
 _LOGS_PER_PAGE: Final = 100
 _WAIT_US: Final = 30 * MICROSECONDS
-_BULK_AT_ONCE: Final = 100
 _LOG_PLACE: Final = struct.Struct(">QQQ")
 
 Context = Any  # grpc.aio.ServicerContext; no handler here needs it
@@ -100,38 +102,18 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     async def ReplayRun(self, request: pb.ReplayRunRequest, context: Context) -> pb.ReplayRunResponse:
         """Make a new run with the payload and options of an old one."""
         namespace, run_id = self._run(request)
-        item, fingerprint = await self._replayed(namespace, run_id)
-        if request.HasField("payload"):
-            item.payload.CopyFrom(request.payload)
-            fingerprint = b""
-        item.run_id = request.new_run_id
-        return pb.ReplayRunResponse(handle=convert.run_handle(await self._replay(namespace, item, fingerprint)))
-
-    async def _replayed(self, namespace: str, run_id: bytes) -> tuple[TriggerItem, bytes]:
         source = await self._engine.read(reads.replay_source, namespace, run_id)
         if source is None:
             raise not_found("run", ids.run_text(run_id))
-        item = TriggerItem(task_id=source.task)
-        item.payload.MergeFromString(source.payload)
-        if source.options:
-            options = TriggerOptions.FromString(source.options)
-            # A replay starts now and has no parent.
-            for name in ("delay", "delay_until", "debounce", "on_parent_end"):
-                options.ClearField(name)
-            item.options.CopyFrom(options)
-        return item, source.fingerprint
-
-    async def _replay(self, namespace: str, item: TriggerItem, fingerprint: bytes) -> Handle:
-        item.fingerprint = fingerprint
-        run = convert.new_run(item, limits=self._limits)
-        run.is_replay = True
+        payload = request.payload if request.HasField("payload") else None
+        run = replay_of(source, request.new_run_id, self._limits, payload)
         if run.error is not None:
             raise RefusedError(run.error)
         (outcome,) = await self._engine.do(TriggerRuns(namespace, [run]))
         if isinstance(outcome, ItemFault):
             raise RefusedError(outcome)
         handle: Handle = outcome
-        return handle
+        return pb.ReplayRunResponse(handle=convert.run_handle(handle))
 
     # --- showing -----------------------------------------------------------------------------------------------------
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
@@ -168,8 +150,12 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         namespace = convert.namespace_from(request.namespace, limits)
         count = convert.page_size_from(request.page_size, _RUNS_PER_PAGE, limits)
         wanted = parse_run_filter(request.filter, limits.filter_length)
-        before = place_from(request.page_token, "runs", namespace, request.filter)
-        rows, place = await self._engine.read(reads.list_runs, namespace, wanted, before, count, limits.page_bytes)
+        place = place_from(request.page_token, "runs", namespace, request.filter)
+        bounds = Bounds(count, limits.scanned_runs, limits.page_bytes, limits.scanned_metadata_bytes)
+        only = await key_holder(self._engine, namespace, wanted)
+        if wanted.key is not None and only is None:
+            return pb.ListRunsResponse()
+        rows, place = await self._engine.read(reads.list_runs, namespace, wanted, place, bounds, only)
         return pb.ListRunsResponse(
             runs=[messages.run_message(namespace, row) for row in rows],
             next_page_token=page_token(place, "runs", namespace, request.filter),
@@ -282,37 +268,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
 
     async def BulkRuns(self, request: pb.BulkRunsRequest, context: Context) -> AsyncIterator[pb.BulkRunsResponse]:
         """Cancel or replay all runs that match, newest first; runs that are made meanwhile are left alone."""
-        limits = self._limits
-        namespace = convert.namespace_from(request.namespace, limits)
-        if request.action not in (pb.BULK_ACTION_CANCEL, pb.BULK_ACTION_REPLAY):
-            raise invalid("action", "is not set; write CANCEL or REPLAY")
-        wanted = parse_run_filter(request.filter, limits.filter_length)
-        if wanted == RunFilter():
-            message = "filter: is empty; name at least one condition, so that not every run is meant by accident"
-            raise RefusedError(ItemFault(INVALID_ARGUMENT, "INVALID_FILTER", message, {"field": "filter"}))
-        act = self._bulk_cancel if request.action == pb.BULK_ACTION_CANCEL else self._bulk_replay
-        acted = skipped = 0
-        before: bytes | None = ids.new_id()
-        while True:
-            page = await self._engine.read(reads.matching_ids, namespace, wanted, before, _BULK_AT_ONCE)
-            done = await asyncio.gather(*(act(namespace, run_id) for run_id in page))
-            acted += sum(done)
-            skipped += len(done) - sum(done)
-            is_last = len(page) < _BULK_AT_ONCE
-            yield pb.BulkRunsResponse(acted=acted, skipped=skipped, done=is_last)
-            if is_last:
-                return
-            before = page[-1]
-
-    async def _bulk_cancel(self, namespace: str, run_id: bytes) -> bool:
-        return await self._engine.do(CancelRun(namespace, run_id)) is True
-
-    async def _bulk_replay(self, namespace: str, run_id: bytes) -> bool:
-        try:
-            await self._replay(namespace, *await self._replayed(namespace, run_id))
-        except RefusedError:
-            return False
-        return True
+        async for response in BulkOperation(self._engine, request).responses():
+            yield response
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """What this scheduler is."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from holdfast.cli.failure import CommandError
 from holdfast.cli.options import Address, AsJson, Namespace
 from holdfast.client import Client
 from holdfast.errors import TaskNotFoundError
+from holdfast.filters import Conditions
 from holdfast.handles import RunHandle
 from holdfast.options import TriggerOptions
 from holdfast.run import Run
@@ -105,11 +106,12 @@ def list_runs(
     """Print runs, newest first."""
     if status is not None and status.upper() not in RunStatus.__members__:
         raise CommandError(f"--status {status!r} is none of {', '.join(RunStatus)}")
-    conditions = {"status": status and status.upper(), "task": task, "tag": tag, "queue": queue, "parent": parent}
+    given = {"status": status and status.upper(), "task": task, "tag": tag, "queue": queue, "parent": parent}
+    conditions = cast(Conditions, {name: value for name, value in given.items() if value is not None})
 
     async def ask() -> list[Run]:
         found: list[Run] = []
-        async for run in runs.iterate(**conditions, limit=min(limit, PAGE_SIZE)):
+        async for run in runs.iterate(limit=min(limit, PAGE_SIZE), **conditions):
             found.append(run)
             if len(found) == limit:
                 break

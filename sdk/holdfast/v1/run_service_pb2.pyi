@@ -268,24 +268,30 @@ class ResetIdempotencyKeyResponse(_message.Message):
     def __init__(self, existed: _Optional[bool] = ...) -> None: ...
 
 class BulkRunsRequest(_message.Message):
-    __slots__ = ("namespace", "action", "filter")
+    __slots__ = ("namespace", "action", "filter", "operation_id", "page_token")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     action: BulkAction
     filter: str
-    def __init__(self, namespace: _Optional[str] = ..., action: _Optional[_Union[BulkAction, str]] = ..., filter: _Optional[str] = ...) -> None: ...
+    operation_id: str
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., action: _Optional[_Union[BulkAction, str]] = ..., filter: _Optional[str] = ..., operation_id: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class BulkRunsResponse(_message.Message):
-    __slots__ = ("acted", "skipped", "done")
+    __slots__ = ("acted", "skipped", "done", "page_token")
     ACTED_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     acted: int
     skipped: int
     done: bool
-    def __init__(self, acted: _Optional[int] = ..., skipped: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
+    page_token: str
+    def __init__(self, acted: _Optional[int] = ..., skipped: _Optional[int] = ..., done: _Optional[bool] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListRunLogsRequest(_message.Message):
     __slots__ = ("namespace", "run_id", "page_size", "page_token")

@@ -947,13 +947,13 @@ def test_a_report_that_adds_too_many_tags_is_refused_whole(db: Driver) -> None:
     worker = db.worker()
     run_id = begun(db, worker, tags=["own"])
     assert not worker.report(run_id, "", add_tags=["a", "own", "b"])
-    refused = worker.report(run_id, "", step(1), add_tags=[f"tag-{n}" for n in range(8)])
+    first = worker.report_of(run_id, "", add_tags=[f"tag-{n}" for n in range(4)])
+    assert not worker.send(first, worker.report_of(run_id, "", add_tags=["tag-4", "tag-5", "tag-6"]))
+    refused = worker.report(run_id, "", step(1), add_tags=[f"tag-{n}" for n in (1, 7)])
     assert [(one.reason, one.message) for one in refused] == [
         (m.REFUSED_INVALID, "the run would have 11 tags; the limit tags is 10")
     ]
     assert not db.checkpoints(run_id)
-    first = worker.report_of(run_id, "", add_tags=[f"tag-{n}" for n in range(4)])
-    assert not worker.send(first, worker.report_of(run_id, "", add_tags=["tag-4", "tag-5", "tag-6"]))
     with db.transaction() as tx:
         tags = [row[0] for row in tx.fetch("SELECT tag FROM run_tags ORDER BY tag")]
         assert tags == sorted(store.load_tags(tx, "default", [run_id])[run_id])

@@ -29,6 +29,12 @@ Row = tuple[Any, ...]
 Given = tuple[tuple[str, type[sa.types.TypeEngine[Any]]], ...]
 """Names and types of the values that a query is given for each of several rows."""
 
+WRITER: Final = "holdfast-scheduler"
+"""Name, in PostgreSQL, of the connection on which a scheduler writes."""
+
+HORIZON_MARGIN_US: Final = 2_000_000
+"""A transaction that has begun may be listed so much later."""
+
 LISTENER: Final = "holdfast-listener"
 """Name, in PostgreSQL, of the connection on which a scheduler hears the others."""
 
@@ -171,6 +177,19 @@ class Database:
 
 def _comma(count: int, one: str = "?") -> str:
     return ", ".join([one] * count)
+
+
+def commit_horizon(connection: sa.Connection) -> int | None:
+    """An instant such that whatever becomes visible to this reader from now on has a later one; None where commits
+    become visible in the order of their instants, as with one writer.
+
+    A transaction's instant is that of its begin, and another one may begin later and commit first. All schedulers of a
+    database use one role: PostgreSQL shows the transactions of others to nobody else.
+    """
+    if connection.dialect.name == "sqlite":
+        return None
+    given = {"name": WRITER, "margin": HORIZON_MARGIN_US}
+    return int(connection.execute(sa.text(_HORIZON), given).scalar_one())
 
 
 def clock_of(connection: sa.Connection) -> int:
@@ -368,6 +387,11 @@ def _array_type(column: sa.Column[Any]) -> str:
 
 
 _CLOCK_NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+_HORIZON: Final = (
+    "SELECT least((extract(epoch FROM clock_timestamp()) * 1000000)::int8 - :margin,"
+    " (SELECT (extract(epoch FROM min(xact_start)) * 1000000)::int8 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name = :name AND xact_start IS NOT NULL))"
+)
 _CLOCK: Final = f"{_CLOCK_NOW}, (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
 
 
@@ -580,7 +604,7 @@ class PostgresDatabase(Database):
                 self._is_hurried = is_hurried
         return PostgresTransaction(self, self._writer)
 
-    def connect(self, *, autocommit: bool = False, name: str = "holdfast-scheduler") -> Any:
+    def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
         """A connection of the driver's own, with the settings that writing needs."""
         return self._psycopg.connect(
             self._dsn,

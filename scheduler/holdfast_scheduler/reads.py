@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection, and_, func, select
 
-from holdfast_scheduler.database import clock_of
+from holdfast_scheduler.database import clock_of, commit_horizon
 from holdfast_scheduler.filter import RunFilter, TokenFilter
 from holdfast_scheduler.listing import Bounds, page_of_ids
 from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, EXECUTING, PENDING, QUEUED
@@ -238,15 +238,50 @@ def results(
     return found
 
 
-def stamps(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, tuple[Any, ...]]:
-    """For each run something that differs whenever its shown state does: each report raises `last_report`."""
+@dataclass(slots=True)
+class Stamps:
+    """What WatchRuns compares: it differs whenever a shown state does, for each report raises `last_report`."""
+
+    until: int  # every end before this instant is visible in `by_run`, or was before
+    by_run: dict[bytes, tuple[Any, ...]]
+
+
+def stamps(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> Stamps:
+    """The stamps of runs, and the instant up to which they tell of all ends."""
+    until = settled_until(connection, namespace)
     found = {}
     for chunk in _chunks(run_ids):
         query = select(
             runs.c.id, runs.c.status, runs.c.reason, runs.c.fence, runs.c.last_report, runs.c.due_at, runs.c.attempt
         ).where(runs.c.namespace == namespace, runs.c.id.in_(chunk))
         found.update({row.id: tuple(row) for row in connection.execute(query)})
-    return found
+    return Stamps(until, found)
+
+
+def settled_until(connection: Connection, namespace: str) -> int:
+    """No run will be found to have ended before this instant that is not found now."""
+    horizon = commit_horizon(connection)
+    if horizon is not None:
+        return horizon
+    newest = select(func.max(run_results.c.ended_at)).where(run_results.c.namespace == namespace)
+    return connection.execute(newest).scalar() or 0
+
+
+def tagged_ends(
+    connection: Connection, namespace: str, tag: str, after: tuple[int, bytes], count: int
+) -> list[tuple[int, bytes]]:
+    """(instant, run) of the first runs with a tag that ended at or after an instant, in the order of their ends."""
+    tagged = and_(run_tags.c.namespace == run_results.c.namespace, run_tags.c.run_id == run_results.c.run_id)
+    place = sa.tuple_(run_results.c.ended_at, run_results.c.run_id)
+    query = (
+        select(run_results.c.ended_at, run_results.c.run_id)
+        .select_from(run_results.join(run_tags, tagged))
+        .where(run_results.c.namespace == namespace, run_tags.c.namespace == namespace, run_tags.c.tag == tag)
+        .where(place > sa.tuple_(sa.literal(after[0]), sa.literal(after[1])))
+        .order_by(run_results.c.ended_at, run_results.c.run_id)
+        .limit(count)
+    )
+    return [(instant, run_id) for instant, run_id in connection.execute(query)]
 
 
 def tagged_ids(connection: Connection, namespace: str, tag: str, count: int) -> list[bytes]:

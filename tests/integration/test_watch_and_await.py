@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,11 +17,13 @@ from harness.edge import (
     Edge,
     refused,
     rest,
+    serving,
     text,
     watched,
 )
 from holdfast.v1 import run_service_pb2 as pb
 from holdfast_scheduler import ids, model, schema
+from holdfast_scheduler.settings import Limits
 
 
 async def test_wait_run_returns_at_the_end(edge: Edge) -> None:
@@ -215,3 +218,41 @@ async def test_watch_a_batch_until_all_have_ended(edge: Edge) -> None:
     assert [response.run.status for response in await rest(stream)] == [model.COMPLETED] * 3
     async with refused(NOT_FOUND, "BATCH_NOT_FOUND"):
         await edge.runs.WatchRuns(pb.WatchRunsRequest(batch_id=ids.to_text(ids.BATCH, ids.new_id()))).read()
+
+
+async def test_of_a_tag_with_many_runs_no_end_is_lost(database_url: str) -> None:
+    """The newest three are followed; of all others every end is shown, also after a break and a restart."""
+    limits = replace(Limits(), watched_runs=3)
+    async with serving(database_url, limits=limits) as edge:
+        engine = edge.engine
+        many = sorted(engine.insert(tags=("t",)) for _ in range(8))
+        stream = edge.runs.WatchRuns(pb.WatchRunsRequest(tag="t"))
+        seen = [await stream.read() for _ in range(3)]
+        assert {one.run.id for one in seen} == {text(run_id) for run_id in many[-3:]}
+        engine.end(many[0])
+        ended = await stream.read()
+        assert (ended.run.id, ended.run.status) == (text(many[0]), model.COMPLETED)
+        stream.cancel()
+        engine.end(many[1], tell=False)
+        engine.end(many[7], tell=False)
+    async with serving(database_url, limits=limits) as edge:
+        resumed = edge.runs.WatchRuns(pb.WatchRunsRequest(tag="t", cursor=ended.cursor))
+        ends: set[str] = set()
+        while not {text(many[1]), text(many[7])} <= ends:
+            response = await resumed.read()
+            if response.run.status == model.COMPLETED:
+                ends.add(response.run.id)
+        edge.engine.end(many[2], tell=False)
+        while text(many[2]) not in ends:
+            ends.add((await resumed.read()).run.id)
+        resumed.cancel()
+
+
+async def test_a_break_in_the_first_pass_loses_nothing(edge: Edge) -> None:
+    made = [edge.engine.insert(tags=("t",), status=model.COMPLETED) for _ in range(5)]
+    stream = edge.runs.WatchRuns(pb.WatchRunsRequest(tag="t"))
+    first = await stream.read()
+    stream.cancel()
+    resumed = edge.runs.WatchRuns(pb.WatchRunsRequest(tag="t", cursor=first.cursor))
+    assert {(await resumed.read()).run.id for _ in made} == {text(run_id) for run_id in made}
+    resumed.cancel()

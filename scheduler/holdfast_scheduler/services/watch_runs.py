@@ -3,13 +3,20 @@
 A stream shows present states, each at most as often as it can be read and sent: what changes several times in between
 is shown once. The engine rings for what this replica commits; a look each second finds the rest, and new members of a
 tag.
+
+A cursor holds an instant by the database's clock: every end before it was shown (and, for the first pass over many
+runs, the instant of its begin). It is safe to go on from at any replica, for `reads.settled_until` never passes an end
+that is not visible yet. What is open is shown again after a break, and so are the ends since that instant: at least
+once each, never lost.
+
+Of a tag with many runs the newest `watched_runs` are followed state by state; of all others the ends are shown.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from holdfast.v1.run_pb2 import Run
@@ -20,11 +27,10 @@ from holdfast_scheduler.errors import RefusedError, ShuttingDownError, invalid, 
 from holdfast_scheduler.messages import run_message
 from holdfast_scheduler.model import is_final
 from holdfast_scheduler.services.seam import Engine
-from holdfast_scheduler.settings import MICROSECONDS
 from holdfast_scheduler.watching import RunEnd
 
 _READ_AT_ONCE: Final = 16  # runs, each with an output and metadata of up to 1.25 MiB
-_SKEW_US: Final = 10 * MICROSECONDS  # a commit may become visible this long after its instant
+_ENDS_AT_ONCE: Final = 1_000
 
 
 class Bell:
@@ -111,7 +117,8 @@ class RunWatch:
             self._batch_id = id_from("batch_id", ids.BATCH, request.batch_id)
         else:
             raise invalid("target", "is not set; name a run_id, a tag or a batch_id")
-        self._seen_until, self._seen_state = _parse_cursor(request.cursor)
+        self._resumed_from, self._ends_from, self._seen_state = _parse_cursor(request.cursor)
+        self._shown_until = self._resumed_from
         self._bell = Bell()
         self._watched: set[bytes] = set()
         self._over: set[bytes] = set()  # shown in their final status
@@ -133,7 +140,6 @@ class RunWatch:
                         self._engine.watchers.add(self._namespace, run_id, self._bell)
                 async for response in self._changes(members, rung):
                     yield response
-                self._forget_all_but(members)
                 if self._kind != "tag" and self._over.issuperset(members):
                     return
                 rung = await self._bell.wait(look)
@@ -152,8 +158,8 @@ class RunWatch:
             raise not_found("batch", ids.to_text(ids.BATCH, self._batch_id))
         return members
 
-    def _forget_all_but(self, members: list[bytes]) -> None:
-        """A tag may be given to new runs forever: what is no longer among the newest is not shown any more."""
+    def _forget_all_but(self, members: Iterable[bytes]) -> None:
+        """A tag may be given to new runs forever: what is no longer among the newest is not followed any more."""
         kept = set(members)
         for run_id in self._watched - kept:
             self._engine.watchers.discard(self._namespace, run_id, self._bell)
@@ -166,11 +172,41 @@ class RunWatch:
     async def _changes(self, members: list[bytes], rung: set[bytes]) -> AsyncIterator[WatchRunsResponse]:
         asked = [run_id for run_id in members if run_id not in self._over]
         stamps = await self._engine.read(reads.stamps, self._namespace, asked)
-        if self._kind == "run_id" and asked and not stamps:
+        if self._kind == "run_id" and asked and not stamps.by_run:
             raise not_found("run", ids.run_text(self._run_id))
-        stale = [run_id for run_id in asked if run_id in rung or self._stamps.get(run_id) != stamps.get(run_id)]
-        self._stamps.update(stamps)
-        shown_until = self._seen_until
+        if not self._ends_from:
+            self._ends_from = stamps.until
+        if self._kind == "batch_id":
+            self._over.update(one for one in asked if one not in stamps.by_run)  # deleted long after its end
+        known = self._stamps
+        stale = [one for one in asked if one in rung or known.get(one) != stamps.by_run.get(one)]
+        known.update(stamps.by_run)
+        async for response in self._shown(stale):
+            yield response
+        followed = set(members)
+        if self._kind == "tag" and len(members) == self._most:
+            async for response in self._ends_of_others(followed):
+                yield response
+        self._forget_all_but(followed)
+        # Only now: a client that resumes in the middle of a pass must see the rest of it.
+        self._shown_until = self._ends_from = max(self._ends_from, stamps.until)
+
+    async def _ends_of_others(self, followed: set[bytes]) -> AsyncIterator[WatchRunsResponse]:
+        """The ends of runs with the tag that are too many to be followed. What was shown since the cursor's instant is
+        added to `followed`, and is not shown again."""
+        place = (self._ends_from, b"")
+        while True:
+            ends = await self._engine.read(reads.tagged_ends, self._namespace, self._tag, place, _ENDS_AT_ONCE)
+            news = [run_id for _, run_id in ends if run_id not in self._over]
+            followed.update(run_id for _, run_id in ends)
+            async for response in self._shown(news):
+                yield response
+            if len(ends) < _ENDS_AT_ONCE:
+                return
+            place = ends[-1]
+
+    async def _shown(self, stale: list[bytes]) -> AsyncIterator[WatchRunsResponse]:
+        """The states of runs that may have changed, but those that were shown."""
         for at in range(0, len(stale), _READ_AT_ONCE):
             rows = await self._engine.read(reads.run_rows, self._namespace, stale[at : at + _READ_AT_ONCE])
             for run_id, row in rows.items():
@@ -180,26 +216,28 @@ class RunWatch:
                     self._over.add(run_id)
                     self._watched.discard(run_id)
                     self._engine.watchers.discard(self._namespace, run_id, self._bell)
-                    ended_at = row.ended_at or 0
-                    shown_until = max(shown_until, ended_at)
-                    if ended_at < self._seen_until - _SKEW_US and self._kind != "run_id":
+                    if self._kind != "run_id" and (row.ended_at or 0) < self._resumed_from:
                         continue  # was shown before the client resumed
                 if self._states.get(run_id) == state or (self._kind == "run_id" and state == self._seen_state):
                     continue
                 self._states[run_id] = state
-                yield WatchRunsResponse(run=run, cursor=f"{self._seen_until}.{state}")
-        # Only now: a client that resumes in the middle of a pass must see the rest of it.
-        self._seen_until = shown_until
+                yield WatchRunsResponse(run=run, cursor=f"{self._shown_until}.{self._ends_from}.{state}")
 
 
-def _parse_cursor(cursor: str) -> tuple[int, str]:
-    """The instant up to which final states were shown, and the last state."""
+def _parse_cursor(cursor: str) -> tuple[int, int, str]:
+    """The instant before which all ends were shown, the one from which ends that are not followed are told, and the
+    last state."""
     if not cursor:
-        return 0, ""
-    until, dot, state = cursor.partition(".")
-    if not (dot and until.isascii() and until.isdigit() and len(until) < 20 and state.isalnum() and len(state) == 16):
+        return 0, 0, ""
+    until, _, rest = cursor.partition(".")
+    ends_from, _, state = rest.partition(".")
+    if not (_is_instant(until) and _is_instant(ends_from) and state.isalnum() and len(state) == 16):
         raise _bad_cursor()
-    return int(until), state
+    return int(until), int(ends_from), state
+
+
+def _is_instant(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _bad_cursor() -> RefusedError:

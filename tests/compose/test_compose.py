@@ -28,7 +28,6 @@ EFFECTS = {f"{kind} {place}" for kind in ("charge", "parcel") for place in range
 END_S = 120.0
 PAGES = 10
 KILLED_PAGE = 7
-POSTGRES_PORT = 5432
 
 
 @pytest.fixture(scope="module")
@@ -94,21 +93,21 @@ async def test_everything_is_healthy_and_reports_its_version(stack: Stack, clien
     await _end(stack, handles, lost=0)
 
 
-@pytest.mark.parametrize("service", ["scheduler-a", "scheduler-b", "worker", "mailbox"])
-def test_a_container_can_harm_little(stack: Stack, service: str) -> None:
+def test_a_container_can_harm_little(stack: Stack) -> None:
     """Not root, nothing to write on, no capabilities, reached from this machine only, checked by gRPC health."""
-    for container in stack.containers(service):
-        (found,) = json.loads(stack.docker("inspect", container))
-        host, config = found["HostConfig"], found["Config"]
-        assert config["User"] == "10001:10001"
-        assert host["ReadonlyRootfs"]
-        assert host["CapDrop"] == ["ALL"]
-        published = [binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings]
-        assert set(published) <= {"127.0.0.1"}
-        assert len(published) == service.startswith("scheduler")
-        assert config["StopSignal"] == "SIGTERM"
-        assert ("holdfast.cli.health" in config["Healthcheck"]["Test"]) == (service != "mailbox")
-    assert "Up" not in stack.docker("ps", "--filter", f"publish={POSTGRES_PORT}", "--format", "{{.Status}}")
+    for service in ("scheduler-a", "scheduler-b", "worker", "mailbox"):
+        for container in stack.containers(service):
+            (found,) = json.loads(stack.docker("inspect", container))
+            host, config = found["HostConfig"], found["Config"]
+            assert config["User"] == "10001:10001"
+            assert host["ReadonlyRootfs"]
+            assert host["CapDrop"] == ["ALL"]
+            published = [binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings]
+            assert published == ["127.0.0.1"] * service.startswith("scheduler")
+            assert config["StopSignal"] == "SIGTERM"
+            assert ("holdfast.cli.health" in config["Healthcheck"]["Test"]) == (service != "mailbox")
+    (postgres,) = stack.containers("postgres")
+    assert json.loads(stack.docker("inspect", postgres))[0]["HostConfig"]["PortBindings"] == {}
 
 
 async def test_sigterm_drains(stack: Stack, client: Client) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
@@ -145,6 +146,18 @@ def test_who_watches_the_health_does_not_delay_a_stop(sqlite_url: str, deploy: C
         with pytest.raises(grpc.RpcError) as caught:
             next(watch)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_every_service_has_a_health(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:
+    site: Deployment = deploy(sqlite_url)
+    site.start_scheduler()
+    found = HealthStub(site.channel).List(HealthListRequest(), timeout=WATCH_S).statuses
+    services = ProtoReflectionDescriptorDatabase(site.channel).get_services()
+    assert found.keys() == {"", *(name for name in services if name.startswith("holdfast."))}
+    for service, answer in found.items():
+        assert answer.status == HealthCheckResponse.SERVING
+        asked = HealthStub(site.channel).Check(HealthCheckRequest(service=service), timeout=WATCH_S)
+        assert asked.status == HealthCheckResponse.SERVING
 
 
 def test_the_health_of_an_unknown_service_is_not_found(sqlite_url: str, deploy: Callable[..., Deployment]) -> None:

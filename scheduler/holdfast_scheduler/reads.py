@@ -36,6 +36,7 @@ from holdfast_scheduler.schema import (
 )
 
 CHILDREN: Final = 1_000  # of a run, in the FULL view
+ATTEMPT_ERRORS: Final = 512 * 1024  # bytes of the attempts' errors in the FULL view, the newest first
 COUNTED_QUEUED: Final = 100_000  # runs of a queue that `explain` counts
 _CHUNK: Final = 1_000  # ids in one statement, far below either database's limit of parameters
 
@@ -121,14 +122,24 @@ def run_detail(connection: Connection, namespace: str, run_id: bytes, value_budg
             break
         last = seq
     is_loaded = checkpoints.c.seq <= last
-    columns = [column for column in checkpoints.c if column.name not in ("value", "error")]
+    shown = [column for column in checkpoints.c if column.name not in ("value", "error")]
     loaded = (
         sa.case((is_loaded, checkpoints.c.value)).label("value"),
         sa.case((is_loaded, checkpoints.c.error)).label("error"),
     )
-    records = connection.execute(select(*columns, *loaded).where(*mine).order_by(checkpoints.c.seq)).all()
+    records = connection.execute(select(*shown, *loaded).where(*mine).order_by(checkpoints.c.seq)).all()
     payload = select(run_inputs.c.payload).where(run_inputs.c.namespace == namespace, run_inputs.c.run_id == run_id)
-    ended = select(attempts).where(attempts.c.namespace == namespace, attempts.c.run_id == run_id)
+    tried = (attempts.c.namespace == namespace, attempts.c.run_id == run_id)
+    errors_from = 0
+    room = ATTEMPT_ERRORS
+    sizes = select(attempts.c.fence, func.coalesce(func.length(attempts.c.error), 0)).where(*tried)
+    for fence, bytes_ in connection.execute(sizes.order_by(attempts.c.fence.desc())):
+        room -= bytes_
+        if room < 0:
+            errors_from = fence + 1
+            break
+    columns = [column for column in attempts.c if column.name != "error"]
+    ended = select(*columns, sa.case((attempts.c.fence >= errors_from, attempts.c.error)).label("error")).where(*tried)
     children = (
         select(run_inputs.c.run_id)
         .where(run_inputs.c.namespace == namespace, run_inputs.c.parent == run_id)

@@ -191,6 +191,19 @@ async def test_values_beyond_the_budget_are_left_out(lite: Edge) -> None:
     assert [one.HasField("value") for one in run.checkpoints] == [True] * 3 + [False] * 7
 
 
+async def test_errors_of_many_attempts_are_left_out_but_of_the_newest(lite: Edge) -> None:
+    run_id = lite.engine.insert()
+    error = TaskError(type="ValueError", message="x" * 200_000).SerializeToString()
+    rows = [
+        {"namespace": "default", "run_id": run_id, "fence": n, "number": n, "state": 3, "ended_at": NOW, "error": error}
+        for n in range(1, 41)
+    ]
+    lite.engine.write(sa.insert(schema.attempts).values(rows))
+    run = (await lite.runs.GetRun(pb.GetRunRequest(run_id=text(run_id), view=pb.RUN_VIEW_FULL))).run
+    assert [one.number for one in run.attempts] == list(range(1, 41))
+    assert [one.number for one in run.attempts if one.HasField("error")] == [39, 40]
+
+
 async def test_unknown_and_malformed_ids(lite: Edge) -> None:
     async with refused(NOT_FOUND, "RUN_NOT_FOUND") as info:
         missing = text(ids.new_id())

@@ -334,7 +334,7 @@ class Engine:
     async def _look(self) -> None:
         """Each second: what nobody else would move, and what other replicas have ended."""
         while True:
-            await asyncio.sleep(self.settings.look_interval)
+            await asyncio.sleep(self.settings.look_pause)
             steady = self._commits.steady_since
             # Leases are judged only by a replica that has itself committed without a gap for a whole lease: after an
             # outage the workers must have had their chance to renew.

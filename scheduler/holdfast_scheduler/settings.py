@@ -28,6 +28,7 @@ _DURATIONS: Final = (
 """Settings that HOLDFAST_LEASE and so on may change."""
 _LONGEST_S: Final = 86_400.0
 _RENEWALS_PER_LEASE: Final = 0.3
+_LOOKS_PER_LEASE: Final = 0.2
 _DAY: Final = 86_400 * MICROSECONDS
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -86,7 +87,7 @@ class Settings:
     hold: float = 300.0
     cancel_grace: float = 30.0
     resume_patience: float = 5.0
-    look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for
+    look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for, at the least
     max_recoveries: int = 10
     stop_grace: float = 10.0  # for calls in flight when the scheduler stops
 
@@ -127,6 +128,12 @@ class Settings:
                 f" ({made.lease:g} s): one late renewal must not end a lease"
             )
         return made
+
+    @property
+    def look_pause(self) -> float:
+        """Seconds between two looks. They are commits, too, and leases are judged only where commits leave no gap of
+        half a lease: a short lease needs more looks."""
+        return min(self.look_interval, _LOOKS_PER_LEASE * self.lease)
 
     def host_and_port(self) -> tuple[str, int]:
         """`listen`, checked and split; the host of "[::1]:4653" is "::1".

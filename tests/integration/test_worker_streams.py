@@ -14,8 +14,8 @@ from grpc import aio
 
 from harness.edge import refused
 from holdfast.v1.payload_pb2 import Payload
-from holdfast.v1.run_pb2 import TriggerItem
-from holdfast.v1.run_service_pb2 import CancelRunRequest, TriggerRequest
+from holdfast.v1.run_pb2 import RUN_STATUS_QUEUED, TriggerItem
+from holdfast.v1.run_service_pb2 import CancelRunRequest, ListRunsRequest, TriggerRequest
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast.v1.worker_service_pb2 import (
@@ -58,10 +58,10 @@ class Scheduler:
 
 
 @asynccontextmanager
-async def scheduler(url: str) -> AsyncIterator[Scheduler]:
+async def scheduler(url: str, **changes: Any) -> AsyncIterator[Scheduler]:
     migrate(url)
     database = Database.open(url)
-    settings = Settings(database_url=url, listen="127.0.0.1:0", stop_grace=0.1)
+    settings = Settings(database_url=url, listen="127.0.0.1:0", stop_grace=0.1, **changes)
     engine = Engine(database, settings)
     service = WorkerService(engine)
     server = Server(engine, service)
@@ -174,8 +174,6 @@ async def test_a_parked_body_whose_run_is_canceled_through_another_replica_is_dr
 
 
 async def _shown(to: Scheduler) -> list[str]:
-    from holdfast.v1.run_service_pb2 import ListRunsRequest
-
     return [run.id for run in (await to.runs.ListRuns(ListRunsRequest(filter='status = "WAITING"'))).runs]
 
 
@@ -192,3 +190,15 @@ async def test_nothing_is_remembered_of_runs_that_have_ended(database_url: str) 
         assert stream.told == {}
         with suppress(asyncio.CancelledError):
             worker.call.cancel()
+
+
+async def test_promise_7_a_lease_as_short_as_the_pause_between_looks_ends(database_url: str) -> None:
+    async with scheduler(database_url, lease=1.0, renew_interval=0.3) as one:
+        worker = Stream(one)
+        await worker.open()
+        await one.trigger()
+        await worker.take()
+        async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
+            await worker.end()  # it never renews its lease
+        (run,) = (await one.runs.ListRuns(ListRunsRequest())).runs
+        assert (run.status, run.recoveries) == (RUN_STATUS_QUEUED, 1)

@@ -147,6 +147,12 @@ class CommitLoop:
             self._filled.set()
         return future
 
+    def drain_events(self) -> None:
+        """Have the next commit take up postponed effects on other runs, before all that waits."""
+        if not self._stopping and not (self._queue and type(self._queue[0].command) is m.DrainEvents):
+            self._queue.appendleft(_Waiting(m.DrainEvents(), None))
+            self._filled.set()
+
     def expect_backlog(self, namespace: str) -> None:
         """Have the next commit look where runs wait: a worker came, or another replica may have queued some."""
         self._expected.add(namespace)
@@ -377,12 +383,14 @@ class CommitLoop:
             outcomes: list[Any] = [None] * len(commands)
             if any(_judges(command) for command in commands) and self._is_gap(tx.now):
                 self._fresh_leases_due = True
+            events = 0
             fresh_leases = self._fresh_leases_due
             if fresh_leases:
                 store.extend_leases(tx, tx.now + round(self._world.settings.lease * 1e6))
             for place, command in enumerate(commands):
-                if type(command) is m.Tick:
+                if type(command) in (m.Tick, m.DrainEvents):
                     for found in _overlooked(tx, command, self._world):
+                        events += type(found) is PostponedEvent
                         grouped.setdefault(found.namespace, []).append((-1, found))
                 elif fresh_leases and type(command) is m.EndSession and command.lost:
                     outcomes[place] = False  # it has a fresh lease; whether it comes back is seen until that ends
@@ -399,6 +407,8 @@ class CommitLoop:
                     if place >= 0:
                         outcomes[place] = outcome
                 committed.append(_committed(unit, mine, results))
+            if events >= LOOK_ROWS:
+                committed[0].left.events = True
         except BaseException:
             self._distrust()
             tx.rollback()
@@ -466,9 +476,11 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
     )
 
 
-def _overlooked(tx: Any, tick: m.Tick, world: World) -> list[Command]:
+def _overlooked(tx: Any, tick: m.Tick | m.DrainEvents, world: World) -> list[Command]:
     """What nobody else would move: timers of a replica that is gone, sessions whose lease is over, postponed events."""
-    found: list[Command] = []
+    found: list[Command] = [PostponedEvent(row[0], row[2], row[3]) for row in store.take_pending_events(tx, LOOK_ROWS)]
+    if type(tick) is m.DrainEvents:
+        return found
     late = tx.now - round(world.settings.look_interval * 1e6)
     due: dict[str, list[bytes]] = {}
     for namespace, run_id, _ in store.overdue(tx, late, LOOK_ROWS):
@@ -483,5 +495,4 @@ def _overlooked(tx: Any, tick: m.Tick, world: World) -> list[Command]:
             found.append(m.EndSession(namespace, session, True, f"worker {worker} was silent for a whole lease"))
         for namespace, session in store.orphaned_sessions(tx):
             found.append(m.EndSession(namespace, session, True, "the session of its worker had ended"))
-    found += [PostponedEvent(row[0], row[2], row[3]) for row in store.take_pending_events(tx, LOOK_ROWS)]
     return found

@@ -70,10 +70,13 @@ class Transaction:
         """Run a query with `?` for each parameter and return all rows."""
         raise NotImplementedError
 
-    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+    def fetch_in(
+        self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "", most: int = 0
+    ) -> list[Row]:
         """Run a query that holds `{in}` where a column is compared with `values`, after the parameters `params`.
 
-        `lock` names the column whose order the rows are locked in; SQLite has one writer and needs no lock.
+        `lock` names the column whose order the rows are locked in; SQLite has one writer and needs no lock. Given
+        `most`, it may stop once it has so many rows.
         """
         raise NotImplementedError
 
@@ -217,7 +220,11 @@ class SqliteTransaction(Transaction):
         with _sqlite_errors():
             return self._cursor.execute(sql, params).fetchall()
 
-    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+    def fetch_in(
+        self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "", most: int = 0
+    ) -> list[Row]:
+        if most:
+            sql += f" LIMIT {int(most)}"
         # SQLite has no array parameters: the list is written out, padded to a power of two so that few distinct
         # statements exist, in chunks below its limit of 32,766 parameters.
         rows: list[Row] = []
@@ -441,12 +448,14 @@ class PostgresTransaction(Transaction):
         with self._database.errors():
             return cast(list[Row], self._send(_percent(sql), params).fetchall())
 
-    def fetch_in(self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "") -> list[Row]:
+    def fetch_in(
+        self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "", most: int = 0
+    ) -> list[Row]:
         if not values:
             return []
         text = _percent(sql.replace("{in}", "= ANY(?)"))
         if lock:
-            text += f" ORDER BY {lock} FOR UPDATE"
+            text += f" ORDER BY {lock}{f' LIMIT {int(most)}' if most else ''} FOR UPDATE"
         with self._database.errors():
             return cast(list[Row], self._send(text, (*params, list(values))).fetchall())
 

@@ -243,6 +243,8 @@ class Engine:
                 else:
                     self._replicas.session(namespace, session)
             self._replicas.left(namespace, committed.left)
+            if committed.left.events:
+                self._commits.drain_events()
             if committed.left.again:
                 self.send(m.Look(namespace))
             if committed.ended:

@@ -522,6 +522,7 @@ class Left:
     bodies: bool = False  # woken bodies wait that workers of other replicas hold
     opened: set[str] = field(default_factory=set)  # limited queues of which slots became free or limits changed
     again: bool = False  # a further look would start more
+    events: bool = False  # effects on other runs wait in `pending_events`
 
 
 # --- commands of sessions and of time --------------------------------------------------------------------------------
@@ -629,6 +630,13 @@ class Tick:
 
     namespace: str = ""
     expire_sessions: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class DrainEvents:
+    """Take up effects on other runs that an earlier commit had no room for. Outcome: None."""
+
+    namespace: str = ""
 
 
 Command = Any

@@ -2,7 +2,7 @@
 that end with it.
 
 There is no later step at which "the parent never resumes" could happen. A fan-out beyond `FAN_OUT_LIMIT` rows is
-written to `pending_events` in the same commit and drained by the next ones.
+written to `pending_events` in the same commit, and the next commits drain it before anything else.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def _postpone(unit: UnitOfWork, ended: list[bytes], parents: list[bytes]) -> Non
     rows = [(unit.namespace, ids.new_id(), EVENT_ENDED, run_id) for run_id in ended]
     rows += [(unit.namespace, ids.new_id(), EVENT_CANCEL_CHILDREN, run_id) for run_id in parents]
     store.insert_pending_events(unit.tx, rows)
+    unit.left.events = True
 
 
 def replay_event(unit: UnitOfWork, kind: int, run_id: bytes) -> None:
@@ -59,9 +60,12 @@ def replay_event(unit: UnitOfWork, kind: int, run_id: bytes) -> None:
 def cancel_children(unit: UnitOfWork, parents: list[bytes]) -> None:
     """Cancel the open children that end with these parents."""
     unit.flush()
-    for child in unit.adopt(store.load_open_children(unit.tx, unit.namespace, parents)):
+    found = store.load_open_children(unit.tx, unit.namespace, parents, FAN_OUT_LIMIT)
+    for child in unit.adopt(found):
         if not m.is_final(child.status):
             unit.transition(child, rules.CANCEL)
+    if len(found) >= FAN_OUT_LIMIT:
+        _postpone(unit, [], parents)
 
 
 def answer_waiters(unit: UnitOfWork, ended: list[bytes]) -> None:

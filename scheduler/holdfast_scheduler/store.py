@@ -109,10 +109,14 @@ def load_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[R
     return [Run(*row) for row in tx.fetch_in(sql, [session], (namespace,), lock="id")]
 
 
-def load_open_children(tx: Transaction, namespace: str, parents: Sequence[bytes]) -> list[Run]:
-    """Lock and load the open children that end with their parents."""
-    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status < 10 AND on_parent_end = 1 AND parent {{in}}"
-    return [Run(*row) for row in tx.fetch_in(sql, sorted(parents), (namespace,), lock="id")]
+def load_open_children(tx: Transaction, namespace: str, parents: Sequence[bytes], most: int) -> list[Run]:
+    """Lock and load open children that end with their parents and are not being canceled, at most so many or a few
+    more."""
+    sql = (
+        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status < 10 AND status <> {m.CANCELING}"
+        " AND on_parent_end = 1 AND parent {in}"
+    )
+    return [Run(*row) for row in tx.fetch_in(sql, sorted(parents), (namespace,), lock="id", most=most)]
 
 
 _PLACE: Final = (("queue", sa.Text), ("lane", sa.Text), ("task", sa.Text))

@@ -9,17 +9,20 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
 from harness.edge import refused
+from holdfast import ids
 from holdfast.v1.payload_pb2 import Payload
-from holdfast.v1.run_pb2 import RUN_STATUS_QUEUED, TriggerItem
-from holdfast.v1.run_service_pb2 import CancelRunRequest, ListRunsRequest, TriggerRequest
+from holdfast.v1.run_pb2 import RUN_STATUS_CANCELED, RUN_STATUS_QUEUED, TriggerItem
+from holdfast.v1.run_service_pb2 import CancelRunRequest, ListRunsRequest, TriggerRequest, WaitRunRequest
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast.v1.worker_service_pb2 import (
     CheckpointRecord,
+    ChildRecord,
     Completed,
     ConnectRequest,
     ConnectResponse,
@@ -202,3 +205,24 @@ async def test_promise_7_a_lease_as_short_as_the_pause_between_looks_ends(databa
             await worker.end()  # it never renews its lease
         (run,) = (await one.runs.ListRuns(ListRunsRequest())).runs
         assert (run.status, run.recoveries) == (RUN_STATUS_QUEUED, 1)
+
+
+async def test_postponed_effects_are_taken_up_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the look of each second: there is none here."""
+    monkeypatch.setattr("holdfast_scheduler.propagation.FAN_OUT_LIMIT", 2)
+    monkeypatch.setattr("holdfast_scheduler.commit_loop.LOOK_ROWS", 1)
+    async with scheduler(database_url, look_interval=3_600.0, lease=36_000.0) as one:
+        worker = Stream(one)
+        await worker.open()
+        await one.trigger()
+        root = await worker.take(1)
+        items = [TriggerItem(run_id=ids.new_run_id(), task_id="t", payload=Payload(data=b"{}")) for _ in range(7)]
+        calls = [
+            CheckpointRecord(seq=at, identity=str(at), name="t", child=ChildRecord(item=item, wait=True))
+            for at, item in enumerate(items, 1)
+        ]
+        await worker.report(root, 1, records=calls, park=Park(seen_settled=0))
+        await one.runs.CancelRun(CancelRunRequest(run_id=ids.to_text(ids.RUN, root.run_id)))
+        for item in items:
+            answer = await one.runs.WaitRun(WaitRunRequest(run_id=item.run_id, timeout=Duration(seconds=20)))
+            assert answer.run.status == RUN_STATUS_CANCELED

@@ -262,6 +262,7 @@ class CommitLoop:
         for backlog in self._backlogs.values():
             backlog.expect()
         self._world.queue_changes = None
+        self._world.log_counts.clear()
 
     def _take(self) -> list[_Waiting]:
         queue, most = self._queue, self._world.settings.commit_rows
@@ -479,7 +480,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
 def _overlooked(tx: Any, tick: m.Tick | m.DrainEvents, world: World) -> list[Command]:
     """What nobody else would move: timers of a replica that is gone, sessions whose lease is over, postponed events."""
     found: list[Command] = [PostponedEvent(row[0], row[2], row[3]) for row in store.take_pending_events(tx, LOOK_ROWS)]
-    if type(tick) is m.DrainEvents:
+    if isinstance(tick, m.DrainEvents):
         return found
     late = tx.now - round(world.settings.look_interval * 1e6)
     due: dict[str, list[bytes]] = {}

@@ -45,6 +45,7 @@ class Limits:
     batch_items: int = 1_000
     batch_bytes: int = 16 * _MIB
     checkpoints: int = 10_000
+    log_records: int = 20_000  # of one run; the rest is counted
     depth: int = 32
     queue_depth: int = 1_000_000  # queued runs of one queue, where the queue has no depth limit of its own
     queue_limit: int = 1_000_000  # any limit of a queue

@@ -346,6 +346,22 @@ def insert_logs(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.insert(schema.run_logs, ("namespace", "run_id", "fence", "report", "place", "record"), rows, skip=True)
 
 
+def upsert_logs(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Write (namespace, run_id, fence, report, place, record), in place of what is there."""
+    tx.upsert(schema.run_logs, ("namespace", "run_id", "fence", "report", "place"), ("record",), rows)
+
+
+def count_logs(
+    tx: Transaction, namespace: str, ids: Sequence[bytes], note_fence: int
+) -> dict[bytes, tuple[int, bytes | None]]:
+    """(records, the record under `note_fence`, which does not count) by run id."""
+    sql = "SELECT run_id, count(*) FROM run_logs WHERE namespace = ? AND fence < ? AND run_id {in} GROUP BY run_id"
+    counts: dict[bytes, int] = dict(tx.fetch_in(sql, ids, (namespace, note_fence)))
+    sql = "SELECT run_id, record FROM run_logs WHERE namespace = ? AND fence = ? AND run_id {in}"
+    notes: dict[bytes, bytes] = dict(tx.fetch_in(sql, ids, (namespace, note_fence)))
+    return {run_id: (count, notes.get(run_id)) for run_id, count in counts.items()}
+
+
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.database import Transaction
 from holdfast_scheduler.definitions import default_queue, task_row
+from holdfast_scheduler.logs import LogCounts
 from holdfast_scheduler.metadata_document import MetadataRow
 from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, QueueRow, Run, TaskRow
 from holdfast_scheduler.settings import Settings
@@ -62,6 +63,7 @@ class World:
         """Of the transaction that read `queues`; None when they must be read again in any case."""
         self.told: Callable[[bytes, bytes], int] = lambda session, run_id: 0
         """The highest settled_order that the worker of a session was told of a run, over its present connection."""
+        self.log_counts = LogCounts()
         self.depths: dict[tuple[str, str], list[int]] = {}
         """By namespace and queue: how many runs may be triggered before the depth is counted against the server's limit
         again, and the instant before which it is not counted again anyway."""
@@ -550,7 +552,7 @@ class UnitOfWork:
             store.insert_attempts(tx, self._attempt_rows)
             self._attempt_rows = []
         if self.log_rows:
-            store.insert_logs(tx, self.log_rows)
+            self.world.log_counts.write(tx, namespace, self.log_rows, self.world.settings.limits.log_records)
             self.log_rows = []
         if self._metadata:
             self._flush_metadata()

@@ -314,6 +314,8 @@ def test_a_target_that_fails_to_load_is_exit_code_2(site: Deployment) -> None:
     assert done.returncode == 2
     assert "\nerror: target 'broken.py' fails to load: RuntimeError: broken on purpose (broken.py:1)\n" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "event=executor_started" in done.stderr
+    assert not re.search("executor_restart|executor_failed", done.stderr), done.stderr
 
 
 def test_settings_come_from_the_environment(site: Deployment, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from harness.store_driver import SECOND, Driver, Worker, batch, child, error, key, new, step, token, token_wait, wait
 from holdfast.v1.payload_pb2 import TaskError
+from holdfast.v1.run_service_pb2 import LogRecord
 from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
@@ -156,6 +157,30 @@ def test_promise_8_the_limit_of_checkpoints(migrated_url: str, replica: Any) -> 
     assert refusal.reason == m.REFUSED_INVALID
     assert "limit checkpoints is 3" in refusal.message
     assert len(db.checkpoints(run_id)) == 2
+
+
+def test_promise_8_the_limit_of_log_records(migrated_url: str, replica: Any) -> None:
+    db = replica(migrated_url, settings=Settings(limits=Limits(log_records=5)))
+    worker = db.worker()
+    run_id = begun(db, worker)
+
+    def says(count: int) -> list[bytes]:
+        return [LogRecord(message=f"line {at}", attempt=1).SerializeToString() for at in range(count)]
+
+    def log() -> list[str]:
+        with db.transaction() as tx:
+            rows = tx.fetch("SELECT record FROM run_logs ORDER BY fence, report, place")
+        return [LogRecord.FromString(row[0]).message for row in rows]
+
+    worker.report(run_id, "", logs=says(4))
+    worker.report(run_id, "", logs=says(3))
+    kept = [f"line {at}" for at in (0, 1, 2, 3, 0)]
+    assert log() == [*kept, "2 more records were dropped: the limit log_records is 5 for one run"]
+    db.crash()  # nothing of it is only in memory
+    worker.report(run_id, "", logs=says(10))
+    worker.report(run_id, rules.LOSE, error=error("CRASHED"))
+    worker.report(run_id, "", logs=says(1))
+    assert log() == [*kept, "13 more records were dropped: the limit log_records is 5 for one run"]
 
 
 def test_promise_8_the_limit_of_depth(migrated_url: str, replica: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 SCHEDULER_ROWS = (
     {"model", "errors", "ids", "settings", "version"},  # nouns; the settings are plain numbers
     {"run_machine", "backoff", "admission", "definitions", "filter", "metadata_document"},  # rules
-    {"schema", "migrations", "database", "replicas", "store", "reads", "queue_reads", "listing"},  # storage
+    {"schema", "migrations", "database", "replicas", "store", "logs", "reads", "queue_reads", "listing"},  # storage
     {  # engine
         "unit_of_work",
         "propagation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 import random
 import signal
@@ -33,14 +34,25 @@ def default_command() -> list[str]:
     return [sys.executable, "-m", "holdfast_worker.executor"]
 
 
+class Restart(enum.Enum):
+    """What follows the end of an executor."""
+
+    AT_ONCE = 1
+    """It left on purpose: its successor starts at once."""
+    LATER = 2
+    """Its successor starts after a back-off."""
+    NEVER = 3
+    """The worker ends."""
+
+
 class Listener(Protocol):
     """Who wants to know."""
 
     def executor_frames(self, executor: int, frames: list[bytes]) -> None:
         """Frames arrived. An exception kills the executor."""
 
-    def executor_exited(self, executor: int, code: int, evidence: str) -> bool:
-        """It is gone and its last frames were handed over. Returns whether it left on purpose: no back-off then."""
+    def executor_exited(self, executor: int, code: int, evidence: str) -> Restart:
+        """It is gone and its last frames were handed over."""
 
 
 class ExecutorPool:
@@ -121,11 +133,13 @@ class ExecutorPool:
             except OSError as error:
                 code, evidence = 1, f"executor could not be started: {error}"
             del self._executors[number]
-            is_on_purpose = self._listener.executor_exited(number, code, evidence)
+            restart = self._listener.executor_exited(number, code, evidence)
+            if restart is Restart.NEVER:
+                return
             if number in self._replaced:
                 self._replaced.discard(number)
                 return
-            if is_on_purpose:
+            if restart is Restart.AT_ONCE:
                 failures = 0
                 continue
             failures = 0 if time.monotonic() - started > STABLE_AFTER_S else failures + 1

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from holdfast.v1.worker_service_pb2 import ConnectRequest, ConnectResponse, Hello
-from holdfast_worker.executor_pool import ExecutorPool, default_command
+from holdfast_worker.executor_pool import ExecutorPool, Restart, default_command
 from holdfast_worker.health import HealthServer
 from holdfast_worker.parcels import Posts
 from holdfast_worker.session_state import SessionState
@@ -152,19 +152,20 @@ class Supervisor:
                 posts += self._state.executor_sent(executor, request, len(data))
         self._settle(posts)
 
-    def executor_exited(self, executor: int, code: int, evidence: str) -> bool:
+    def executor_exited(self, executor: int, code: int, evidence: str) -> Restart:
         """See `executor_pool.Listener`."""
         state = self._state
         if state is None:
             # The very first one: whatever it could not do, another try will not either.
-            log.error("event=executor_failed evidence=%r", evidence)
+            if code != EXIT_BAD_TARGET:  # of a bad target it has written a line itself
+                log.error("event=executor_failed evidence=%r", evidence)
             self._finish(EXIT_BAD_TARGET if code == EXIT_BAD_TARGET else EXIT_FAILED)
-            return False
+            return Restart.NEVER
         on_purpose, lost = state.executor_left(executor, evidence, code == 0)
         level = logging.INFO if on_purpose else logging.ERROR
         log.log(level, "event=executor_exited executor=%d runs=%d evidence=%r", executor, lost, evidence)
         self._settle([])
-        return on_purpose
+        return Restart.AT_ONCE if on_purpose else Restart.LATER
 
     def _executor_hello(self, executor: int, hello: Hello) -> Posts:
         definitions = sorted(task.SerializeToString(deterministic=True) for task in hello.tasks)

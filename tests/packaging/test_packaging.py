@@ -19,6 +19,8 @@ from harness.waiting import wait_until
 from holdfast.v1.run_service_pb2 import GetServerInfoRequest
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 
+pytestmark = pytest.mark.timeout(600)  # each makes an environment and fills it from the package index
+
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 PACKAGES = ["holdfast", "holdfast_scheduler", "holdfast_worker"]
 STOP_DEADLINE_S = 30.0

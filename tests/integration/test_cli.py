@@ -225,6 +225,21 @@ def test_runs_are_listed_shown_watched_and_canceled(running: Deployment) -> None
     assert running.holdfast("runs", "cancel", run_id).stdout == f"{run_id}  CANCELED\n"
 
 
+def test_queues_are_listed_paused_and_resumed(running: Deployment) -> None:
+    listed = running.holdfast("queues", "list")
+    assert listed.returncode == 0
+    assert listed.stdout.split()[:4] == ["queue", "limits", "waiting", "executing"]
+    name = json.loads(running.holdfast("queues", "list", "--json").stdout.splitlines()[0])["name"]
+    paused = running.holdfast("queues", "pause", name, "--json")
+    assert json.loads(paused.stdout)["paused"]
+    assert "paused" in running.holdfast("queues", "list").stdout
+    resumed = running.holdfast("queues", "resume", name)
+    assert (resumed.returncode, "paused" in resumed.stdout) == (0, False)
+    unknown = running.holdfast("queues", "pause", f"{name}x")
+    assert (unknown.returncode, unknown.stdout) == (3, "")
+    assert f"did you mean {name!r}" in unknown.stderr
+
+
 def test_a_reader_that_leaves_is_no_error(running: Deployment) -> None:
     script = f'"{running.python}" -m holdfast runs list --json | true; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", script], env=running.environment, capture_output=True, text=True, timeout=60)

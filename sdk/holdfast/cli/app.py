@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from holdfast.cli import exit_codes, runs, servers
+from holdfast.cli import exit_codes, queues, runs, servers
 from holdfast.cli.failure import CommandError, exit_code_of
 from holdfast.errors import HoldfastError
 
@@ -33,6 +33,7 @@ app.command("migrate")(servers.migrate)
 app.command("health")(servers.health)
 app.command("trigger")(runs.trigger)
 app.add_typer(runs.app, name="runs")
+app.add_typer(queues.app, name="queues")
 
 
 def _print_version(asked: bool) -> None:

@@ -75,7 +75,7 @@ def trigger(
 
     logging.getLogger("holdfast").setLevel(logging.ERROR)  # what the SDK warns of is said below
     try:
-        handle, run = _talk(address, namespace, ask)
+        handle, run = talk(address, namespace, ask)
     except TaskNotFoundError as error:
         raise CommandError(f"{error} (asked in namespace {namespace!r} at {address})", exit_codes.NOT_FOUND) from error
     if handle.payload_differs:
@@ -117,7 +117,7 @@ def list_runs(
                 break
         return found
 
-    listed = _talk(address, namespace, ask)
+    listed = talk(address, namespace, ask)
     if as_json:
         for run in listed:
             show.print_json(show.run_document(run))
@@ -143,7 +143,7 @@ def show_run(
             return run, ""
         return run, (await runs.explain(run_id)).sentence
 
-    run, sentence = _talk(address, namespace, ask)
+    run, sentence = talk(address, namespace, ask)
     if as_json:
         show.print_json(show.run_document(run, full=True) | {"why": sentence})
     else:
@@ -168,7 +168,7 @@ def cancel(
             else:
                 print(f"{run_id}  {run.status}", flush=True)
 
-    _talk(address, namespace, ask)
+    talk(address, namespace, ask)
     return exit_codes.DONE
 
 
@@ -185,7 +185,7 @@ def replay(
 ) -> int:
     """Make a new run with the payload of an old one, and print its id. The old one stays as it is."""
     values = [] if payload is None else [read_json(payload)]
-    handle = _talk(address, namespace, lambda: runs.replay(run_id, *values))
+    handle = talk(address, namespace, lambda: runs.replay(run_id, *values))
     if as_json:
         show.print_json({"id": handle.id})
     else:
@@ -216,7 +216,7 @@ def logs(
             if not token:
                 return found
 
-    if not _talk(address, namespace, ask):
+    if not talk(address, namespace, ask):
         print("nothing logged so far", file=sys.stderr)
     return exit_codes.DONE
 
@@ -241,7 +241,7 @@ def watch(
                 print(f"{datetime.now().astimezone():%H:%M:%S}  {state}", flush=True)
         return status
 
-    return _exit_code(_talk(address, namespace, ask))
+    return _exit_code(talk(address, namespace, ask))
 
 
 def read_json(text: str) -> Any:
@@ -265,7 +265,7 @@ def read_json(text: str) -> Any:
         raise CommandError(f"{source} is not JSON: {error}") from error
 
 
-def _talk(address: str, namespace: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def talk(address: str, namespace: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `ask` with a client of its own in use. Raises what the SDK raises."""
 
     async def main() -> T:

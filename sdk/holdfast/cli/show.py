@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.errors import ErrorInfo
+from holdfast.queues import QueueState
 from holdfast.run import Run
 from holdfast.runs import LogLine
 
@@ -70,6 +71,36 @@ def print_runs(runs: list[Run]) -> None:
             _took(run.created_at, run.ended_at or datetime.now(UTC)),
         )
     _print(table)
+
+
+def queue_document(queue: QueueState) -> dict[str, Any]:
+    """A queue as one JSON object."""
+    document = dataclasses.asdict(queue)
+    if queue.rate_period is not None:
+        document["rate_period"] = queue.rate_period.total_seconds()
+    return document
+
+
+def print_queues(queues: list[QueueState]) -> None:
+    """Queues as a table."""
+    table = Table("queue", "limits", "waiting", "executing", "", box=None, pad_edge=False)
+    for queue in queues:
+        marks = [name for name, is_so in (("paused", queue.paused), ("overridden", queue.overridden)) if is_so]
+        table.add_row(Text(queue.name), _limits(queue), str(queue.queued), str(queue.executing), ", ".join(marks))
+    _print(table)
+
+
+def _limits(queue: QueueState) -> str:
+    parts = []
+    if queue.concurrency_limit:
+        parts.append(f"{queue.concurrency_limit} per key")
+    if queue.total_concurrency_limit:
+        parts.append(f"{queue.total_concurrency_limit} in all")
+    if queue.rate_limit and queue.rate_period is not None:
+        parts.append(f"{queue.rate_limit} starts in {queue.rate_period.total_seconds():g} s")
+    if queue.depth_limit:
+        parts.append(f"{queue.depth_limit} queued")
+    return ", ".join(parts) or "none"
 
 
 def print_run(run: Run, sentence: str) -> None:

@@ -358,6 +358,81 @@ async def test_explain_is_one_exact_sentence(edge: Edge) -> None:
     assert await sentence(done) == "It ended COMPLETED at 2027-01-15T08:00:00.000Z."
 
 
+def checkpoint(run_id: bytes, seq: int, kind: int, **columns: object) -> sa.Insert:
+    row = {
+        "identity": "i",
+        "name": "n",
+        "fingerprint": b"",
+        "attempt": 1,
+        "status": model.PENDING,
+        "location": "t.py:1",
+    }
+    values = {"namespace": "default", "run_id": run_id, "seq": seq, "kind": kind, **row, **columns}
+    return sa.insert(schema.checkpoints).values(values)
+
+
+async def test_explain_names_what_each_run_waits_for(edge: Edge) -> None:
+    engine, name, at = edge.engine, {"namespace": "default"}, "2027-01-15T08:00:00.000Z"
+    session = ids.new_id()
+    engine.write(
+        sa.insert(schema.sessions).values(
+            **name,
+            id=session,
+            secret=b"",
+            connection_no=1,
+            replica=b"replica",
+            lease_until=NOW,
+            worker="w1",
+            version="v",
+        ),
+        sa.insert(schema.tasks).values(**name, id="export", version="v", registered_at=1, definition=b"", queue=""),
+        sa.insert(schema.queues).values(**name, name="limited", concurrency_limit=1, rate_limit=0),
+    )
+    busy = {"session": session, "attempt": 2, "max_attempts": 3, "since": NOW, "started_at": NOW}
+    executing = engine.insert(status=model.EXECUTING, **busy)
+    stepping = engine.insert(status=model.EXECUTING, queue="limited", lane="acme", **busy)
+    engine.write(checkpoint(stepping, 1, model.STEP, name="charge", status=model.SUCCEEDED, settled_order=1))
+    queued = engine.insert(status=model.QUEUED)
+    held = engine.insert(status=model.QUEUED, queue="limited", lane="acme")
+    free = engine.insert(status=model.QUEUED, queue="limited", lane="other")
+
+    waiting = engine.insert(status=model.WAITING, since=NOW)
+    batch, token = ids.new_id(), ids.new_id()
+    engine.write(
+        sa.insert(schema.batches).values(**name, id=batch, remaining=2, fingerprint=b"", created_at=NOW),
+        *(sa.insert(schema.batch_items).values(**name, batch=batch, place=n, run_id=ids.new_id()) for n in range(3)),
+        sa.insert(schema.tokens).values(**name, id=token, status=1, created_at=NOW, timeout_at=NOW),
+        checkpoint(waiting, 1, model.BATCH, subject=batch),
+        checkpoint(waiting, 2, model.TOKEN_WAIT, subject=token, location=""),
+        checkpoint(waiting, 3, model.WAIT, due_at=NOW, location=""),
+        checkpoint(waiting, 4, model.WAIT, due_at=NOW + 1),
+    )
+    canceling = engine.insert(status=model.CANCELING, wake_at=NOW, session=session)
+    error = TaskError(type="ValueError", message="no such page.").SerializeToString()
+    failed = engine.insert(status=model.FAILED, attempt=3, max_attempts=3)
+    crashed = engine.insert(status=model.CRASHED, attempt=1, recoveries=11)
+    engine.write(
+        sa.update(schema.run_results).where(schema.run_results.c.run_id.in_([failed, crashed])).values(error=error)
+    )
+    for run_id, sentence in {
+        executing: f"Worker 'w1' executes attempt 2 of 3 since {at}.",
+        stepping: f"Worker 'w1' executes attempt 2 of 3 since {at};"
+        " its last checkpoint is the step 'charge' at t.py:1.",
+        queued: "It is queued in 'task/export', and it is the next one; 1 connected worker has its task and every"
+        " slot is taken, by 3 runs.",
+        held: "It is queued as the next one with the key 'acme' on queue 'limited', limit 1 for each key.",
+        free: "It is queued in 'limited'; 1 connected worker has its task and every slot is taken, by 3 runs, and 1"
+        " run is before it.",
+        waiting: f"It waits since {at} for the first of: its batch {ids.to_text(ids.BATCH, batch)} (1 of 3 done)"
+        f" (asked at t.py:1); the token {ids.to_text(ids.TOKEN, token)}, at the latest until {at}; {at}; 1 more.",
+        canceling: f"Its cancellation was accepted; worker 'w1' cleans up until {at} at the latest.",
+        failed: f"It ended FAILED at {at} in attempt 3 of 3 (ValueError: no such page).",
+        crashed: f"It ended CRASHED at {at} in attempt 1, after its worker was lost 11 times"
+        " (ValueError: no such page).",
+    }.items():
+        assert (await edge.runs.ExplainRun(pb.ExplainRunRequest(run_id=text(run_id)))).sentence == sentence
+
+
 async def test_cancel_and_reschedule(lite: Edge) -> None:
     run_id = lite.engine.insert()
     lite.engine.answer = lambda command: True

@@ -15,11 +15,15 @@ def _oneof(message: Descriptor, name: str) -> list[str]:
     return [field.name for field in message.oneofs_by_name[name].fields]
 
 
+WHOSE = {"run_id", "fence", "number"}
+"""Fields that say what a report is about."""
+
 NAMES = {
     "frames of a worker": _oneof(w.ConnectRequest.DESCRIPTOR, "frame"),
     "frames of a scheduler": _oneof(w.ConnectResponse.DESCRIPTOR, "frame"),
     "transitions": _oneof(w.Report.DESCRIPTOR, "transition"),
     "records": _oneof(w.CheckpointRecord.DESCRIPTOR, "kind"),
+    "what a report carries": [field.name for field in w.Report.DESCRIPTOR.fields if field.name not in WHOSE],
     "parts of a delivery": [field.name for field in w.Delivery.DESCRIPTOR.fields],
     "reasons of a refusal": [name.removeprefix("REFUSAL_REASON_") for name in list(w.RefusalReason.keys())[1:]],
 }

@@ -5,6 +5,7 @@ Everything is plain data, so that a scenario cannot tell which of them it plays 
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from harness.scenario_tasks import Ask, options_of, seen, seen_of_batch
-from holdfast import HoldfastError, batch, idempotency_keys, runs, tasks, wait
+from holdfast import HoldfastError, batch, bulk, idempotency_keys, queues, runs, tasks, wait
 from holdfast.v1 import queue_service_pb2 as queue_api
 from holdfast.v1 import run_pb2
 from holdfast.v1 import run_service_pb2 as run_api
@@ -28,6 +29,10 @@ from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, TriggerItem
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 from holdfast.v1.task_pb2 import QueueDefinition
 from holdfast.v1.token_service_pb2_grpc import TokenServiceStub
+
+
+SPENT = ("queued", "executing", "waiting", "delayed", "backing_off")
+"""What a run spends its life on, as `explain` says it."""
 
 
 class Refused(Exception):
@@ -98,14 +103,14 @@ class Driver(Protocol):
     """What a scenario may do. Outcomes of triggers are those of `scenario_tasks.seen`."""
 
     async def trigger(self, ask: Ask) -> dict[str, Any]: ...
-    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> list[dict[str, Any]]: ...
+    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> builtins.list[dict[str, Any]]: ...
     async def end(self, run_id: str) -> SeenRun: ...
     async def get(self, run_id: str) -> SeenRun: ...
     async def cancel(self, run_id: str) -> None: ...
     async def replay(self, run_id: str, *payload: Any) -> str: ...
     async def reschedule(self, run_id: str, seconds: float) -> None: ...
     async def reset(self, task: str, key: str) -> bool: ...
-    async def list(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         """Ids, page by page."""
         ...
 
@@ -113,7 +118,7 @@ class Driver(Protocol):
         """Statuses, until the run has ended."""
         ...
 
-    async def logs(self, run_id: str) -> list[tuple[str, str, dict[str, Any]]]: ...
+    async def logs(self, run_id: str) -> builtins.list[tuple[str, str, dict[str, Any]]]: ...
     async def create_token(self, timeout: float | None, tags: Sequence[str] = (), key: str | None = None) -> SeenToken:
         """`timeout` in seconds; None for never."""
         ...
@@ -121,11 +126,20 @@ class Driver(Protocol):
     async def complete_token(self, token_id: str, data: Any) -> bool: ...
     async def fail_token(self, token_id: str, message: str) -> bool: ...
     async def get_token(self, token_id: str) -> SeenToken: ...
-    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         """Ids, page by page."""
         ...
 
+    async def bulk(self, action: str, **conditions: str) -> tuple[int, int]:
+        """`cancel` or `replay` all that match; how many were acted on, and how many skipped."""
+        ...
+
+    async def explain(self, run_id: str) -> tuple[str, dict[str, float]]:
+        """The sentence, and seconds of the run's life by what it spent them on."""
+        ...
+
     async def get_queue(self, name: str) -> SeenQueue: ...
+    async def list_queues(self) -> builtins.list[str]: ...
     async def pause_queue(self, name: str) -> SeenQueue: ...
     async def resume_queue(self, name: str) -> SeenQueue: ...
     async def override_queue(self, name: str, limit: int) -> SeenQueue: ...
@@ -144,7 +158,7 @@ class StubDriver:
         response = await _asked(self._runs.Trigger(run_api.TriggerRequest(items=[_item(ask)])))
         return _seen(response.outcomes[0])
 
-    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> list[dict[str, Any]]:
+    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> builtins.list[dict[str, Any]]:
         request = run_api.BatchTriggerRequest(items=[_item(ask) for ask in asks])
         if key is not None:
             request.idempotency_key.CopyFrom(_key(key))
@@ -182,7 +196,7 @@ class StubDriver:
         request = run_api.ResetIdempotencyKeyRequest(task_id=task, idempotency_key=_key(key))
         return bool((await _asked(self._runs.ResetIdempotencyKey(request))).existed)
 
-    async def list(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         request = run_api.ListRunsRequest(page_size=limit, filter=_filter(conditions))
         pages = []
         while True:
@@ -196,7 +210,7 @@ class StubDriver:
         async for response in self._runs.WatchRuns(run_api.WatchRunsRequest(run_id=run_id)):
             yield run_pb2.RunStatus.Name(response.run.status).removeprefix("RUN_STATUS_")
 
-    async def logs(self, run_id: str) -> list[tuple[str, str, dict[str, Any]]]:
+    async def logs(self, run_id: str) -> builtins.list[tuple[str, str, dict[str, Any]]]:
         response = await _asked(self._runs.ListRunLogs(run_api.ListRunLogsRequest(run_id=run_id)))
         return [(record.level, record.message, json.loads(record.fields or b"{}")) for record in response.records]
 
@@ -220,7 +234,7 @@ class StubDriver:
     async def get_token(self, token_id: str) -> SeenToken:
         return _seen_token((await _asked(self._tokens.GetToken(token_api.GetTokenRequest(token_id=token_id)))).token)
 
-    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         request = token_api.ListTokensRequest(page_size=limit, filter=_filter(conditions))
         pages = []
         while True:
@@ -229,6 +243,22 @@ class StubDriver:
             if not response.next_page_token:
                 return pages
             request.page_token = response.next_page_token
+
+    async def bulk(self, action: str, **conditions: str) -> tuple[int, int]:
+        number = run_api.BulkAction.Value(f"BULK_ACTION_{action.upper()}")
+        async for response in self._runs.BulkRuns(run_api.BulkRunsRequest(action=number, filter=_filter(conditions))):
+            last = (response.acted, response.skipped)
+            if response.done:
+                return last
+        raise AssertionError("the stream ended before the operation")
+
+    async def explain(self, run_id: str) -> tuple[str, dict[str, float]]:
+        found = await _asked(self._runs.ExplainRun(run_api.ExplainRunRequest(run_id=run_id)))
+        return found.sentence, {name: getattr(found, name).ToTimedelta().total_seconds() for name in SPENT}
+
+    async def list_queues(self) -> builtins.list[str]:
+        response = await _asked(self._queues.ListQueues(queue_api.ListQueuesRequest(page_size=1000)))
+        return [queue.definition.name for queue in response.queues]
 
     async def get_queue(self, name: str) -> SeenQueue:
         return _seen_queue((await _asked(self._queues.GetQueue(queue_api.GetQueueRequest(name=name)))).queue)
@@ -251,16 +281,13 @@ class StubDriver:
 class SdkDriver:
     """The Python SDK, with the client that is in use."""
 
-    def __init__(self, channel: aio.Channel) -> None:
-        self._stubs = StubDriver(channel)
-
     async def trigger(self, ask: Ask) -> dict[str, Any]:
         try:
             return seen(await tasks.trigger(ask.task, ask.payload, **options_of(ask)))
         except HoldfastError as error:
             return seen(error)
 
-    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> list[dict[str, Any]]:
+    async def batch(self, asks: Sequence[Ask], key: str | None = None) -> builtins.list[dict[str, Any]]:
         items = [tasks.item(ask.task, ask.payload, **options_of(ask)) for ask in asks]
         return seen_of_batch(await batch.trigger(items, **({} if key is None else {"idempotency_key": key})))
 
@@ -307,7 +334,7 @@ class SdkDriver:
     async def reset(self, task: str, key: str) -> bool:
         return await idempotency_keys.reset(task, key)
 
-    async def list(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         pages, at = [], ""
         while True:
             page = await runs.list(limit=limit, page_token=at, **conditions)  # type: ignore[arg-type]
@@ -320,7 +347,7 @@ class SdkDriver:
         async for run in runs.subscribe(run_id):
             yield str(run.status)
 
-    async def logs(self, run_id: str) -> list[tuple[str, str, dict[str, Any]]]:
+    async def logs(self, run_id: str) -> builtins.list[tuple[str, str, dict[str, Any]]]:
         return [(line.level, line.message, dict(line.fields)) for line in await runs.logs(run_id)]
 
     async def create_token(self, timeout: float | None, tags: Sequence[str] = (), key: str | None = None) -> SeenToken:
@@ -335,7 +362,7 @@ class SdkDriver:
     async def get_token(self, token_id: str) -> SeenToken:
         return _of_sdk(await _raised(wait.retrieve_token(token_id)))
 
-    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> list[list[str]]:
+    async def list_tokens(self, *, limit: int = 50, **conditions: str) -> builtins.list[builtins.list[str]]:
         pages, at = [], ""
         while True:
             page = await wait.list_tokens(limit=limit, page_token=at, **conditions)  # type: ignore[arg-type]
@@ -344,20 +371,31 @@ class SdkDriver:
                 return pages
             at = page.next_page_token
 
+    async def bulk(self, action: str, **conditions: str) -> tuple[int, int]:
+        done = await (bulk.cancel if action == "cancel" else bulk.replay)(**conditions)  # type: ignore[arg-type]
+        return done.acted, done.skipped
+
+    async def explain(self, run_id: str) -> tuple[str, dict[str, float]]:
+        found = await _raised(runs.explain(run_id))
+        return found.sentence, {name: getattr(found, name).total_seconds() for name in SPENT}
+
     async def get_queue(self, name: str) -> SeenQueue:
-        return await self._stubs.get_queue(name)
+        return _queue_of_sdk(await _raised(queues.retrieve(name)))
+
+    async def list_queues(self) -> builtins.list[str]:
+        return [queue.name for queue in await queues.list()]
 
     async def pause_queue(self, name: str) -> SeenQueue:
-        return await self._stubs.pause_queue(name)
+        return _queue_of_sdk(await _raised(queues.pause(name)))
 
     async def resume_queue(self, name: str) -> SeenQueue:
-        return await self._stubs.resume_queue(name)
+        return _queue_of_sdk(await _raised(queues.resume(name)))
 
     async def override_queue(self, name: str, limit: int) -> SeenQueue:
-        return await self._stubs.override_queue(name, limit)
+        return _queue_of_sdk(await queues.override(name, concurrency_limit=limit))
 
     async def clear_override(self, name: str) -> SeenQueue:
-        return await self._stubs.clear_override(name)
+        return _queue_of_sdk(await _raised(queues.reset_override(name)))
 
 
 # --- the SDK's side -----------------------------------------------------------------------------------------------
@@ -368,6 +406,11 @@ async def _raised(call: Any) -> Any:
         return await call
     except HoldfastError as error:
         raise Refused(getattr(error, "reason", type(error).__name__)) from error
+
+
+def _queue_of_sdk(queue: queues.QueueState) -> SeenQueue:
+    limits = (queue.concurrency_limit or 0, queue.total_concurrency_limit or 0)
+    return SeenQueue(queue.name, *limits, queue.overridden, queue.paused, queue.queued)
 
 
 def _of_sdk(token: wait.Token) -> SeenToken:

@@ -550,6 +550,37 @@ async def runs_are_listed_in_stable_pages(driver: Driver, name: str) -> None:
 
 
 @scenario
+async def many_runs_are_canceled_and_replayed_at_once(driver: Driver, name: str) -> None:
+    waiting = [Ask(task="waits", options={"tags": [name]})] * 5
+    found = [one["run_id"] for one in await ask(driver, "batch", *waiting)]
+    [done] = await ask(driver, "single", Ask(task="echo", payload=1, options={"tags": [name]}))
+    await driver.end(done["run_id"])
+    acted, _ = await driver.bulk("cancel", tag=name)
+    assert acted == 5
+    assert [(await driver.end(run_id)).status for run_id in found] == ["CANCELED"] * 5
+    assert (await driver.bulk("replay", tag=name, task="echo"))[0] == 1
+    [[newest, oldest]] = await driver.list(tag=name, task="echo")
+    assert oldest == done["run_id"]
+    run = await driver.end(newest)
+    assert (run.is_replay, run.output) == (True, 1)
+
+
+@scenario
+async def a_run_is_explained(driver: Driver, name: str) -> None:
+    token = await driver.create_token(HOUR)
+    [found] = await ask(driver, "single", Ask(task="awaits-token", payload=token.id))
+    run = await _is(driver, found["run_id"], "WAITING")
+    sentence, spent = await driver.explain(run.id)
+    assert token.id in sentence
+    assert spent["backing_off"] == spent["delayed"] == 0
+    assert await driver.complete_token(token.id, None)
+    await driver.end(run.id)
+    _, spent = await driver.explain(run.id)
+    assert spent["waiting"] > 0
+    assert spent["executing"] > 0
+
+
+@scenario
 async def the_log_travels_with_the_run(driver: Driver, name: str) -> None:
     [found] = await ask(driver, "single", Ask(task="shows", payload=name))
     await driver.end(found["run_id"])
@@ -566,6 +597,7 @@ async def a_queue_is_overridden_paused_and_resumed(driver: Driver, name: str) ->
     assert (await driver.pause_queue(name)).paused
     found = await ask(driver, "single", *[Ask(task="echo", payload=1, options={"queue": name})] * 2)
     assert (await driver.get_queue(name)).queued == 2
+    assert name in await driver.list_queues()
     run = await driver.get(found[0]["run_id"])
     assert (run.status, run.reason) == ("QUEUED", "PAUSED")
     assert not (await driver.resume_queue(name)).paused

@@ -18,7 +18,7 @@ from holdfast_scheduler import run_machine as rules
 ROUNDS, AT_ONCE = 6, 20
 """Races on one replica: rounds, each of so many tokens, each awaited by two runs; in every order of what happens. With
 ten orders that is 2,400 races on each database."""
-REPLICA_ROUNDS, REPLICA_AT_ONCE = 50, 20
+REPLICA_ROUNDS, REPLICA_AT_ONCE = 25, 40
 """Races of two replicas: 2,000."""
 
 ORDERS = [
@@ -146,7 +146,7 @@ def test_a_completion_on_one_replica_and_a_block_on_the_other(
         # What another replica has settled or woken, the worker's own one takes up when it is notified.
         home.loop.expect_backlog(home.namespace)
         home.look()
-        home.do(m.CatchUp(home.namespace, worker.session, _told(worker)))
+        home.do(m.CatchUp(home.namespace, worker.session, worker.connection_no, _told(worker)))
         told_of = answers_of(worker)
         for run_id, token_id in pairs:
             assert [one.value for one in told_of[run_id][:1]] == won[token_id], run_id.hex()

@@ -30,7 +30,6 @@ from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 from holdfast.v1.task_pb2 import QueueDefinition
 from holdfast.v1.token_service_pb2_grpc import TokenServiceStub
 
-
 SPENT = ("queued", "executing", "waiting", "delayed", "backing_off")
 """What a run spends its life on, as `explain` says it."""
 

@@ -35,7 +35,7 @@ async def driver(site: Deployment, request: pytest.FixtureRequest) -> AsyncItera
     request.node.stash[DEPLOYMENTS] = [site]
     async with aio.insecure_channel(site.address) as channel, Client(site.address) as client:
         with client.use():
-            yield SdkDriver(channel) if request.param == "sdk" else StubDriver(channel)
+            yield SdkDriver() if request.param == "sdk" else StubDriver(channel)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

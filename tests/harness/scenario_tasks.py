@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,9 +19,12 @@ from holdfast import (
     RunResult,
     batch,
     idempotency_keys,
+    locals,
     logger,
     metadata,
+    retry,
     step,
+    tags,
     task,
     tasks,
     wait,
@@ -222,3 +225,96 @@ async def has_all(payload: Any) -> str:
     await wait.complete_token(token, {"data": 1})
     (await wait.for_token(token)).unwrap()
     return done
+
+
+place = locals.create("place", str)
+
+
+async def around(result: Any) -> AsyncIterator[None]:
+    """A middleware."""
+    locals.set(place, "local")
+    logger.info("middleware begins")
+    try:
+        yield
+    finally:
+        logger.info("middleware ends", ok=result.ok)
+
+
+async def starts(ctx: Context) -> None:
+    logger.info("on_start_attempt", attempt=ctx.attempt.number)
+
+
+async def waits_now() -> None:
+    logger.info("on_wait")
+
+
+async def resumes() -> None:
+    logger.info("on_resume")
+
+
+async def succeeds(output: Any) -> None:
+    logger.info("on_success", output=output)
+    raise RuntimeError("what a hook raises after the outcome changes nothing")
+
+
+async def has_failed(error: BaseException) -> None:
+    logger.info("on_failure", error=str(error))
+    raise RuntimeError("nor this")
+
+
+async def decides(error: BaseException) -> Any:
+    logger.info("catch_error", error=str(error))
+    return retry.skip() if "skip" in str(error) else retry.after(0)
+
+
+async def completes(result: Any) -> None:
+    logger.info("on_complete", ok=result.ok)
+
+
+@task(
+    id="hooked",
+    retry=Retry(max_attempts=2, min_timeout=3600, max_timeout=3600),
+    middleware=around,
+    on_start_attempt=starts,
+    on_wait=waits_now,
+    on_resume=resumes,
+    on_success=succeeds,
+    on_failure=has_failed,
+    catch_error=decides,
+    on_complete=completes,
+)
+async def hooked(message: str | None) -> str:
+    """Has every hook but `on_cancel`; fails with a message."""
+    if message is not None:
+        raise ValueError(message)
+    tags.add("added")
+    await wait.for_(seconds=0.05)
+    return locals.get_or_throw(place)
+
+
+class Answer:
+    """What an HTTP client returns."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.headers: dict[str, str] = {}
+
+
+@task(id="calls", retry=Retry(max_attempts=1))
+async def calls(pause: float) -> list[int]:
+    """Calls that are tried again, inside the attempt: by an exception, and by a status."""
+    policy = Retry(max_attempts=3, min_timeout=pause, max_timeout=pause, randomize=False)
+    tries = []
+
+    def throws(attempt: int) -> int:
+        tries.append(attempt)
+        if attempt < 2:
+            raise ConnectionError("not yet")
+        return attempt
+
+    answers = iter([503, 429, 200])
+    found = [await retry.on_throw(throws, policy)]
+    if pause < 1:
+        answer = await retry.fetch(lambda: Answer(next(answers)), {"429,500-599": policy})
+        found.append(answer.status)
+    return [*found, *tries]

@@ -409,6 +409,55 @@ async def a_wait_for_children_has_a_limit_of_its_own(driver: Driver, name: str) 
         await driver.cancel(child["run_id"])
 
 
+# --- tasks ------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def hooks_run_around_the_body_and_never_change_the_outcome(driver: Driver, name: str) -> None:
+    [good, bad, skipped] = await ask(
+        driver, "single", *(Ask(task="hooked", payload=one) for one in (None, "no", "skip"))
+    )
+    run = await driver.end(good["run_id"])
+    assert (run.status, run.output, run.tags) == ("COMPLETED", "local", ["added"])
+    assert await lines(driver, run) == [
+        "middleware begins",
+        "on_start_attempt",
+        "on_wait",
+        "on_resume",
+        "middleware ends {'ok': True}",
+        "on_success {'output': 'local'}",
+        "on_complete {'ok': True}",
+    ]
+    run = await driver.end(bad["run_id"])
+    assert (run.status, run.attempt, run.error) == ("FAILED", 2, "ValueError")
+    attempt = ["middleware begins", "on_start_attempt", "middleware ends {'ok': False}", "catch_error {'error': 'no'}"]
+    last = ["on_failure {'error': 'no'}", "on_complete {'ok': False}"]
+    assert await lines(driver, run) == [*attempt, *attempt, *last]
+    run = await driver.end(skipped["run_id"])
+    assert (run.status, run.attempt) == ("FAILED", 1)
+
+
+async def lines(driver: Driver, run: SeenRun) -> list[str]:
+    """The lines that hooks logged; what Holdfast says of hooks that raised is left out."""
+    found = []
+    for level, message, fields in await driver.logs(run.id):
+        shown = {name: value for name, value in fields.items() if name != "attempt"}
+        if level == "info":
+            found.append(f"{message} {shown}" if shown else message)
+    return found
+
+
+@scenario
+async def calls_are_tried_again_inside_the_attempt_durably_when_long(driver: Driver, name: str) -> None:
+    [short, long] = await ask(driver, "single", *(Ask(task="calls", payload=pause) for pause in (0.01, 5.0)))
+    run = await driver.end(short["run_id"])
+    assert (run.output, run.attempt, run.checkpoints) == ([2, 200, 1, 2], 1, [])
+    await _is(driver, long["run_id"], "WAITING")
+    run = await driver.end(long["run_id"])
+    assert (run.output, run.attempt) == ([2, 1, 2], 1)
+    assert ("WAIT", "SUCCEEDED") in run.checkpoints
+
+
 # --- waits and tokens ---------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,8 @@ from holdfast_scheduler import run_machine as rules
 ROUNDS, AT_ONCE = 6, 20
 """Races on one replica: rounds, each of so many tokens, each awaited by two runs; in every order of what happens. With
 ten orders that is 2,400 races on each database."""
-REPLICA_ROUNDS, REPLICA_AT_ONCE = 25, 40
-"""Races of two replicas: 2,000."""
+REPLICA_ROUNDS, REPLICA_AT_ONCE, SECONDS = (8, 25), 40, 10.0
+"""Races of two replicas: 2,000; a busy machine leaves off after so many seconds, and 640 at the least."""
 
 ORDERS = [
     "wait-park | settle",
@@ -114,7 +115,10 @@ def test_a_completion_on_one_replica_and_a_block_on_the_other(
     home, away = (replica(migrated_postgres_url, clock=None) for _ in range(2))
     worker = home.worker(slots=10_000, places=100_000)
     chance = random.Random(3)
-    for number in range(REPLICA_ROUNDS):
+    until = time.monotonic() + SECONDS
+    for number in range(REPLICA_ROUNDS[1]):
+        if number >= REPLICA_ROUNDS[0] and time.monotonic() > until:
+            break
         made = away.do(*(m.CreateToken(away.namespace, ids.new_id(), None, [], None) for _ in range(REPLICA_AT_ONCE)))
         tokens = [token_id for token_id, _ in made]
         [handles] = home.do(m.TriggerRuns(home.namespace, [_new() for _ in range(2 * REPLICA_AT_ONCE)]))

@@ -35,7 +35,7 @@ _RUN: dict[str, Any] = {
 _INPUT: dict[str, Any] = {
     "namespace": NAMESPACE, "task": "bench-noop", "created_at": 1, "parent": None, "root": None, "batch": None,
     "depth": 0, "payload": b'"x"', "fingerprint": b"f" * 16, "tags": "", "key": None, "options": None, "trace": None,
-    "is_replay": False, "queue": "",
+    "is_replay": False, "queue": "", "off_clock": False,
 }  # fmt: skip
 _RESULT: dict[str, Any] = {
     "namespace": NAMESPACE, "output": b'\x0a\x03"x"', "error": None, "ended_at": 2, "worker": "w", "status": 10,

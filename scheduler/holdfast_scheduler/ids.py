@@ -18,6 +18,9 @@ TOKEN: Final = "token_"
 SCHEDULE: Final = "sched_"
 BULK: Final = "bulk_"
 
+SLACK_US: Final = 5_000_000
+"""How far the instant of a run's id may lie from that of its trigger."""
+
 KEPT: Final = 8_192
 """Ids whose other form is remembered: a run's id crosses the edge four times within moments."""
 
@@ -33,6 +36,17 @@ def new_id() -> bytes:
     random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
     number = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest * 4096 // 1_000_000) << 64 | 0x2 << 62 | random
     return number.to_bytes(16, "big")
+
+
+def is_off_clock(raw: bytes, micros: int) -> bool:
+    """Whether an id was made at another instant than this, by a clock that goes wrong or long before. Lists find the
+    others by their ids."""
+    return abs(int.from_bytes(raw[:6], "big") * 1000 - micros) > SLACK_US
+
+
+def first_id(micros: int) -> bytes:
+    """The lowest id of an instant."""
+    return (max(0, micros // 1000) << 80).to_bytes(16, "big")
 
 
 def derived_id(*of: bytes) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
 
+from holdfast_scheduler import ids
 from holdfast_scheduler.filter import RunFilter
 from holdfast_scheduler.model import CANCELING, COMPLETED, DELAYED, EXECUTING, QUEUED, WAITING
 from holdfast_scheduler.schema import batch_items, run_inputs, run_metadata, run_results, run_tags, runs
@@ -29,6 +30,7 @@ _OPEN: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (
 _OCCUPYING: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (EXECUTING, CANCELING)])
 _FAILED: Final = run_results.c.status > sa.literal_column(str(COMPLETED))
 _FOREIGN_QUEUE: Final = run_inputs.c.queue != sa.literal_column("''")
+_OFF_CLOCK: Final[ColumnElement[bool]] = sa.literal_column("run_inputs.off_clock", sa.Boolean)
 _OWN_QUEUE: Final = "task/"
 
 
@@ -230,13 +232,7 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
         standing = (runs.c.namespace == namespace, condition, runs.c.status == status)
         return _Index(((runs.c.id, standing),), frozenset({"status"}))
     if wanted.created_after is not None or wanted.created_before is not None:
-        within = [inputs]
-        if wanted.created_after is not None:
-            within.append(run_inputs.c.created_at > wanted.created_after)
-        if wanted.created_before is not None:
-            within.append(run_inputs.c.created_at < wanted.created_before)
-        covers = frozenset({"created_after", "created_before"})
-        return _Index(((run_inputs.c.run_id, tuple(within)),), covers, run_inputs.c.created_at)
+        return _created_index(namespace, wanted)
     if wanted.ended_after is not None or wanted.ended_before is not None:
         within = [run_results.c.namespace == namespace]
         if wanted.ended_after is not None:
@@ -256,6 +252,19 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
             parts.append((run_inputs.c.run_id, (inputs, of_task, run_inputs.c.queue == sa.literal_column("''"))))
         return _Index(tuple(parts), frozenset({"queue"}))
     return _Index(((runs.c.id, (runs.c.namespace == namespace,)),), frozenset())
+
+
+def _created_index(namespace: str, wanted: RunFilter) -> _Index:
+    """Ids tell the instant of the trigger nearly; the few that do not have an index of their own."""
+    near = [runs.c.namespace == namespace]
+    off = [run_inputs.c.namespace == namespace, _OFF_CLOCK]
+    if wanted.created_after is not None:
+        near.append(runs.c.id >= ids.first_id(wanted.created_after - ids.SLACK_US))
+        off.append(run_inputs.c.created_at > wanted.created_after)
+    if wanted.created_before is not None:
+        near.append(runs.c.id < ids.first_id(wanted.created_before + ids.SLACK_US + 1000))
+        off.append(run_inputs.c.created_at < wanted.created_before)
+    return _Index(((runs.c.id, tuple(near)), (run_inputs.c.run_id, tuple(off))), frozenset())
 
 
 def _checks(wanted: RunFilter, covered: frozenset[str]) -> list[ColumnElement[bool]]:

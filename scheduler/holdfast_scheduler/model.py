@@ -126,11 +126,11 @@ class Run:
     on_parent_end: int
     awaited: bool  # some run, batch or overlap policy waits for its end
     since: int = 0  # when it entered its status
-    # Time spent in statuses that it has left, in microseconds. The rest of its life it executed.
-    queued_us: int = 0
-    waiting_us: int = 0
-    delayed_us: int = 0  # before it was queued for the first time
-    backing_off_us: int = 0  # before another attempt or recovery
+    # Time spent in statuses that it has left, in microseconds; None for none. The rest of its life it executed.
+    queued_us: int | None = None
+    waiting_us: int | None = None
+    delayed_us: int | None = None  # before it was queued for the first time
+    backing_off_us: int | None = None  # before another attempt or recovery
 
 
 @dataclass(slots=True, eq=False)

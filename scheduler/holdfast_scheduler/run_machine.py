@@ -360,11 +360,11 @@ def _keep_time(run: Run, left: int, now: int) -> None:
         return
     run.since = now
     if left == m.QUEUED:
-        run.queued_us += spent
+        run.queued_us = (run.queued_us or 0) + spent
     elif left == m.WAITING:
-        run.waiting_us += spent
+        run.waiting_us = (run.waiting_us or 0) + spent
     elif left == m.DELAYED:
         if run.fence:
-            run.backing_off_us += spent
+            run.backing_off_us = (run.backing_off_us or 0) + spent
         else:
-            run.delayed_us += spent
+            run.delayed_us = (run.delayed_us or 0) + spent

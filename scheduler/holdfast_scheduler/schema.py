@@ -63,10 +63,11 @@ runs = Table(
     _required("on_parent_end", SmallInteger, "0"),
     _required("awaited", Boolean, "false"),
     _required("since", BigInteger, "0"),
-    _required("queued_us", BigInteger, "0"),
-    _required("waiting_us", BigInteger, "0"),
-    _required("delayed_us", BigInteger, "0"),
-    _required("backing_off_us", BigInteger, "0"),
+    # Time spent so far in statuses that it has left; NULL, which takes no room, for none.
+    Column("queued_us", BigInteger),
+    Column("waiting_us", BigInteger),
+    Column("delayed_us", BigInteger),
+    Column("backing_off_us", BigInteger),
     PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
     CheckConstraint("status IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)", name="runs_status"),
     CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),
@@ -128,6 +129,7 @@ run_inputs = Table(
     _required("run_id", LargeBinary),
     _required("task", Text),
     _required("queue", Text, "''"),  # '' for the task's own, as most are
+    _required("off_clock", Boolean, "false"),  # its id tells another instant than `created_at`, see `ids`
     _required("created_at", BigInteger),
     Column("parent", LargeBinary),
     Column("root", LargeBinary),
@@ -152,7 +154,14 @@ Index(
 )
 # Lists: an index that each run enters costs each trigger, so what is rare has an index of its own.
 Index("run_inputs_task", run_inputs.c.namespace, run_inputs.c.task, run_inputs.c.run_id)
-Index("run_inputs_created", run_inputs.c.namespace, run_inputs.c.created_at, run_inputs.c.run_id)
+Index(
+    "run_inputs_off_clock",
+    run_inputs.c.namespace,
+    run_inputs.c.created_at,
+    run_inputs.c.run_id,
+    postgresql_where=text("off_clock"),
+    sqlite_where=text("off_clock"),
+)
 Index(
     "run_inputs_queue",
     run_inputs.c.namespace,

@@ -70,6 +70,7 @@ INPUT_COLUMNS: Final = (
     "trace",
     "is_replay",
     "queue",
+    "off_clock",
 )
 CHECKPOINT_COLUMNS: Final = (
     "namespace",

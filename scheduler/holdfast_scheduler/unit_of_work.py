@@ -20,6 +20,7 @@ from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.database import Transaction
 from holdfast_scheduler.definitions import default_queue, task_row
+from holdfast_scheduler.ids import is_off_clock
 from holdfast_scheduler.logs import LogCounts
 from holdfast_scheduler.metadata_document import MetadataRow
 from holdfast_scheduler.model import Checkpoint, Delivery, Inputs, MetadataOp, NewRun, QueueRow, Run, TaskRow
@@ -277,6 +278,7 @@ class UnitOfWork:
                 new.trace or None,
                 new.is_replay,
                 run.queue if run.queue != default_queue(run.task) else "",
+                is_off_clock(run.id, self.now),
             )
         )
         for tag in new.tags:

@@ -36,7 +36,7 @@ def database(migrated_url: str) -> Iterator[Database]:
 
 def run_id(number: int) -> bytes:
     """The id of a run; a higher number is a newer run."""
-    return ((START // 1000 + number) << 80 | 0x7 << 76 | 0x2 << 62).to_bytes(16, "big")
+    return ((START // 1000 + number * 1000) << 80 | 0x7 << 76 | 0x2 << 62).to_bytes(16, "big")
 
 
 def fill(database: Database, count: int) -> None:
@@ -69,7 +69,7 @@ def fill(database: Database, count: int) -> None:
         values = {
             "namespace": "default", "run_id": one, "task": task, "created_at": START + number * SECOND,
             "parent": row["parent"], "payload": b"{}", "fingerprint": b"f", "depth": 0, "tags": "",
-            "is_replay": False, "queue": "exports" if special else "",
+            "is_replay": False, "queue": "exports" if special else "", "off_clock": False,
         }  # fmt: skip
         inputs.append(tuple(values.get(name) for name in store.INPUT_COLUMNS))
         if not open_run:
@@ -82,7 +82,7 @@ def fill(database: Database, count: int) -> None:
     store.insert_tags(tx, [("default", "special", run_id(number)) for number in range(100)])
     store.insert_tags(tx, [("default", "all", run_id(number)) for number in range(count)])
     store.insert_batch_items(
-        tx, [("default", BATCH, place, run_id(number), False, None) for place, number in enumerate((7, 9, 8, 9))]
+        tx, [("default", BATCH, place, run_id(number), False, False, None) for place, number in enumerate((7, 9, 8, 9))]
     )
     tx.commit()
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -104,7 +104,7 @@ def pages(
 
 
 def numbers(found: list[bytes]) -> list[int]:
-    return [(int.from_bytes(one, "big") >> 80) - START // 1000 for one in found]
+    return [((int.from_bytes(one, "big") >> 80) - START // 1000) // 1000 for one in found]
 
 
 def listed(connection: Connection, text: str, bounds: Bounds = BOUNDS) -> list[int]:
@@ -226,6 +226,25 @@ def test_pages_of_any_size_have_every_run_once(database: Database, size: int) ->
             assert found == sorted(set(found), reverse=True), text
         assert listed(connection, "", bounds) == list(range(499, -1, -1))
         assert listed(connection, f'created_after = "{instant(250)}"', bounds) == list(range(499, 250, -1))
+
+
+def test_a_run_whose_id_tells_another_instant_is_found_by_that_of_its_trigger(database: Database) -> None:
+    fill(database, 20)
+    stray = ids.first_id(START - 3600 * SECOND)
+    moved = ((run_id(10), START + 2 * SECOND), (run_id(11), START + 30 * SECOND))
+    with database.engine.begin() as connection:
+        for table, column in ((schema.runs, schema.runs.c.id), (schema.run_inputs, schema.run_inputs.c.run_id)):
+            connection.execute(sa.update(table).where(column == run_id(0)).values({column.name: stray}))
+        for one, created_at in ((stray, START), *moved):
+            assert ids.is_off_clock(one, created_at)
+            values = {"created_at": created_at, "off_clock": True}
+            connection.execute(sa.update(schema.run_inputs).where(schema.run_inputs.c.run_id == one).values(values))
+
+    with database.engine.connect() as connection:
+        found = list(pages(connection, f'created_before = "{instant(4)}"', replace(BOUNDS, runs=2)))
+        assert [one for page in found for one in page] == [run_id(10), *(run_id(n) for n in (3, 2, 1)), stray]
+        found = list(pages(connection, f'created_after = "{instant(17)}"'))
+        assert [one for page in found for one in page] == [run_id(n) for n in (19, 18, 11)]
 
 
 def test_metadata_is_compared_by_path_and_kind(database: Database) -> None:

@@ -42,10 +42,10 @@ def breakdown(row: Any, now: int) -> Breakdown:
     current = until - row.since
     status = row.status
     is_delayed = status == model.DELAYED
-    queued = row.queued_us + (current if status == model.QUEUED else 0)
-    waiting = row.waiting_us + (current if status == model.WAITING else 0)
-    delayed = row.delayed_us + (current if is_delayed and not row.fence else 0)
-    backing_off = row.backing_off_us + (current if is_delayed and row.fence else 0)
+    queued = (row.queued_us or 0) + (current if status == model.QUEUED else 0)
+    waiting = (row.waiting_us or 0) + (current if status == model.WAITING else 0)
+    delayed = (row.delayed_us or 0) + (current if is_delayed and not row.fence else 0)
+    backing_off = (row.backing_off_us or 0) + (current if is_delayed and row.fence else 0)
     rest = until - row.created_at - queued - waiting - delayed - backing_off
     return Breakdown(queued, max(0, rest), waiting, delayed, backing_off)
 

@@ -124,6 +124,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.LargeBinary(), nullable=False),
         sa.Column("task", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("off_clock", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("parent", sa.LargeBinary(), nullable=True),
         sa.Column("root", sa.LargeBinary(), nullable=True),
@@ -139,7 +140,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "run_id", name="run_inputs_pkey"),
     )
     op.create_index("run_inputs_task", "run_inputs", ["namespace", "task", "run_id"])
-    op.create_index("run_inputs_created", "run_inputs", ["namespace", "created_at", "run_id"])
+    op.create_index(
+        "run_inputs_off_clock",
+        "run_inputs",
+        ["namespace", "created_at", "run_id"],
+        postgresql_where=sa.text("off_clock"),
+        sqlite_where=sa.text("off_clock"),
+    )
     op.create_index(
         "run_inputs_queue",
         "run_inputs",
@@ -232,10 +239,10 @@ def upgrade() -> None:
         sa.Column("on_parent_end", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("awaited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("since", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("queued_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("waiting_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("delayed_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("backing_off_us", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("queued_us", sa.BigInteger(), nullable=True),
+        sa.Column("waiting_us", sa.BigInteger(), nullable=True),
+        sa.Column("delayed_us", sa.BigInteger(), nullable=True),
+        sa.Column("backing_off_us", sa.BigInteger(), nullable=True),
         sa.CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
         sa.CheckConstraint("status < 10 OR (session IS NULL AND due_at IS NULL)", name="runs_final_is_quiet"),
         sa.CheckConstraint("status <> 1 OR due_at IS NOT NULL", name="runs_delayed_has_due"),

@@ -576,6 +576,10 @@ def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     return _upsert(table.name, key, tuple(name for name in columns if name not in key), select)
 
 
+# A plan that is kept was made when the table was small, and may then read all of it in every commit, until its
+# statistics are gathered. A plan that is made anew knows how many rows the arrays have.
+_PLANS: Final = "-c jit=off -c plan_cache_mode=force_custom_plan"
+
 PATIENT_LOCK: Final = "10s"
 HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
@@ -625,7 +629,7 @@ class PostgresDatabase(Database):
             keepalives_count=3,
             tcp_user_timeout=10_000,
             application_name=name,
-            options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
+            options=f"{_PLANS} -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
             prepare_threshold=1,
         )
 

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import json
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -752,3 +753,31 @@ def test_metadata_is_shown_live_before_a_checkpoint(loop: GatedEventLoop) -> Non
     run_to_end(loop, scheduler)
     # Once more with the end, which commits it.
     assert [one.provisional for one in scheduler.live_metadata] == [True, False]
+
+
+async def _steps_and_children() -> Any:
+    await asyncio.gather(step("one", lambda: 1), child("a"))
+    return await step("two", lambda: 2)
+
+
+async def _failing() -> Any:
+    await step("one", lambda: 1)
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("body", [_steps_and_children, _failing, _sleep_body])
+def test_a_body_that_has_ended_goes_without_the_garbage_collector(
+    loop: GatedEventLoop, body: Callable[[], Any]
+) -> None:
+    scheduler = started(loop, body)
+    assert scheduler.executor is not None
+    gone = [weakref.ref(living) for living in scheduler.executor.bodies.values()]
+    assert gone
+    gc.collect()
+    gc.disable()
+    try:
+        run_to_end(loop, scheduler)
+        loop.run_until_complete(asyncio.sleep(0))  # the acknowledgement of the last report arrives
+        assert [one() for one in gone] == [None]
+    finally:
+        gc.enable()

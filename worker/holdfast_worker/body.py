@@ -210,6 +210,8 @@ class Body(RunScope):
     def committed(self, sent: Sent) -> None:
         """A report is committed. `arrange` follows."""
         self._calls.committed(sent.outgoing)
+        if sent.is_final:
+            self._let_go()
         if sent.is_park and self.state is State.PARKING:
             if self._calls.seen_settled > sent.seen_settled:
                 self._continue()  # what was settled meanwhile is here: the scheduler did not park it either
@@ -640,6 +642,16 @@ class Body(RunScope):
         self.state = State.ENDED
         self._host.has_left(self)
 
+    def _let_go(self) -> None:
+        """The last report is committed. Cut what leads back here from what the body is made of: then it goes at once,
+        and not when the garbage collector finds it. Measured, that was half of what a short run cost."""
+        self.gate.on_rest = self.gate.on_knock = _nothing
+        self.gate.tasks.clear()
+        self._main = self._on_cancel = self._pause = None
+        self._life = self._error = None
+        self._calls.interruption = _no_interruption
+        self._clock = ExecutingTime(self._loop, self._timers, "over", None, _nothing)
+
     def _judge(self) -> tuple[Failed | None, BaseException | None]:
         """How the attempt failed, as data and as an exception; (None, None) when it did not."""
         if self._doom is not None:
@@ -717,6 +729,14 @@ _graveyard: list[Body] = []
 def abandoned_bodies() -> int:
     """How many bodies this process keeps without ever running them again."""
     return len(_graveyard)
+
+
+def _nothing() -> None:
+    """What an ended body does when its loop calls."""
+
+
+def _no_interruption(branch: Branch) -> BaseException | None:
+    return None
 
 
 def _seconds(start: Start) -> float:

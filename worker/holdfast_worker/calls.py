@@ -68,7 +68,7 @@ class Calls:
         settled_order: int = 0,
     ) -> None:
         self._loop = loop
-        self._interruption = interruption
+        self.interruption = interruption
         self.order = AnswerOrder(replay.recorded)
         self._by_seq: dict[int, Entry] = {entry.seq: entry for entry in replay.recorded}
         self._last_seq = last_seq
@@ -105,7 +105,7 @@ class Calls:
         return await self._answer(entry, branch)
 
     def _raise_interruption(self, branch: Branch) -> None:
-        error = self._interruption(branch)
+        error = self.interruption(branch)
         if error is not None:
             raise error
 
@@ -118,7 +118,7 @@ class Calls:
         except BaseException as error:
             entry.is_left = True
             is_given_up = isinstance(error, asyncio.CancelledError)
-            if is_given_up and not self.is_closing and self._interruption(branch) is None:
+            if is_given_up and not self.is_closing and self.interruption(branch) is None:
                 # The body gave up the step (a timeout of its own). A re-entry must see it given up as well.
                 outcome = TaskError(
                     kind=TASK_ERROR_KIND_CANCELED,
@@ -178,7 +178,7 @@ class Calls:
         if entry.is_answered or any(not future.done() for future in self._askers.get(entry, ())):
             return
         entry.is_left = True
-        if self.is_closing or self._interruption(branch) is not None:
+        if self.is_closing or self.interruption(branch) is not None:
             return
         if entry.is_abandoned:
             if not entry.order or entry.is_asked:
@@ -213,7 +213,7 @@ class Calls:
     def interrupt(self) -> None:
         """Raise the interruption, where there is one, in the calls that wait now."""
         for future, (_, branch) in list(self.waiting.items()):
-            error = self._interruption(branch)
+            error = self.interruption(branch)
             if error is not None and not future.done():
                 future.set_exception(error)
         self._release_leaving()

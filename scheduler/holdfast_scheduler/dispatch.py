@@ -18,7 +18,7 @@ from holdfast_scheduler import store
 from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.claiming import Claims, Credit, order_in_lane
 from holdfast_scheduler.model import Checkpoint, Inputs, Order, Run
-from holdfast_scheduler.propagation import batch_entries
+from holdfast_scheduler.propagation import batch_results
 from holdfast_scheduler.unit_of_work import UnitOfWork
 
 GATED_BODIES: Final = 1_000
@@ -279,11 +279,17 @@ def applicable(run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 
 
 def fill_batches(unit: UnitOfWork, checkpoints: list[Checkpoint]) -> None:
-    """Put the items of batches into the checkpoints that were settled with them."""
-    wanted = [one for one in checkpoints if one.kind in (m.BATCH, m.BATCH_TRIGGER) and one.subject is not None]
+    """Put the items of batches into the checkpoints that were settled with them. One that failed (the wait met its own
+    time limit) was settled without: items that have ended since must not look otherwise to a body that is entered
+    again."""
+    wanted = [
+        one
+        for one in checkpoints
+        if one.kind in (m.BATCH, m.BATCH_TRIGGER) and one.status == m.SUCCEEDED and one.subject is not None
+    ]
     if wanted:
         unit.flush()
-        entries = batch_entries(unit, list({one.subject for one in wanted if one.subject is not None}))
+        entries, _ = batch_results(unit, list({one.subject for one in wanted if one.subject is not None}))
         for one in wanted:
             assert one.subject is not None
             one.entries = entries[one.subject]

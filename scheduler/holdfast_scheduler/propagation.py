@@ -14,7 +14,7 @@ from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.model import BatchEntry, Checkpoint
-from holdfast_scheduler.unit_of_work import UnitOfWork
+from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
 
 FAN_OUT_LIMIT: Final = 10_000
 """Runs that one commit changes beyond those it was asked to."""
@@ -123,7 +123,7 @@ def settle_batches(unit: UnitOfWork, batches: list[bytes]) -> None:
     """Answer the waits for batches of which every item has ended."""
     unit.flush()
     waiters = unit.load_waiters(batches)
-    entries = batch_entries(unit, batches)
+    entries, faults = batch_results(unit, batches)
     # An end that was postponed is counted for batches that were made after it, too: count again, do not answer early.
     early = {key: {one.run_id for one in entries[key] if not one.status} for key in batches}
     rows = [(unit.namespace, key, len(left)) for key, left in early.items() if left]
@@ -133,18 +133,32 @@ def settle_batches(unit: UnitOfWork, batches: list[bytes]) -> None:
         if checkpoint.subject is not None and early[checkpoint.subject]:
             continue
         assert checkpoint.subject is not None
-        unit.settle(checkpoint, m.SUCCEEDED, entries=entries[checkpoint.subject])
+        fault = faults.get(checkpoint.subject)
+        if fault is None:
+            unit.settle(checkpoint, m.SUCCEEDED, entries=entries[checkpoint.subject])
+        else:
+            unit.settle(checkpoint, m.FAILED_CHECKPOINT, error=fault, permanent=True)
 
 
-def batch_entries(unit: UnitOfWork, batches: list[bytes]) -> dict[bytes, list[BatchEntry]]:
-    """The items of batches with the results of those that have ended, in input order."""
+def batch_results(unit: UnitOfWork, batches: list[bytes]) -> tuple[dict[bytes, list[BatchEntry]], dict[bytes, bytes]]:
+    """The items of batches with the results of those that have ended, in input order; and why the results are not there
+    of batches that have more than anybody should hold at once (a serialized TaskError)."""
+    limit = unit.world.settings.limits.batch_result_bytes
     found: dict[bytes, list[BatchEntry]] = {batch: [] for batch in batches}
-    for batch, run_id, is_cached, differs, fault, status, output, error in store.load_batch_entries(
-        unit.tx, unit.namespace, batches
-    ):
+    rows, too_large = store.load_batch_entries(unit.tx, unit.namespace, batches, limit)
+    for batch, run_id, is_cached, differs, fault, status, output, error in rows:
         if run_id is None:
             found[batch].append(BatchEntry(None, False, m.FAILED, None, fault))
         else:
             ended = status if m.is_final(status) else 0
             found[batch].append(BatchEntry(run_id, is_cached, ended, output, error, differs))
-    return found
+    faults = {
+        batch: error_bytes(
+            "LIMIT_EXCEEDED",
+            "TOO_LARGE",
+            f"the results of the batch have {size:,} bytes; the limit batch_result_bytes is {limit:,}: wait for smaller"
+            " batches, or have the items store what is large and return where it is",
+        )
+        for batch, size in too_large.items()
+    }
+    return found, faults

@@ -271,14 +271,18 @@ def _batch(
         checkpoint.status = m.SUCCEEDED
     if deviates or wait:
         unit.flush()
-        entries = propagation.batch_entries(unit, [outcome.batch_id])[outcome.batch_id]
-        checkpoint.entries = entries
+        found, faults = propagation.batch_results(unit, [outcome.batch_id])
+        entries = checkpoint.entries = found[outcome.batch_id]
         if wait and outcome.is_cached:
             entries = checkpoint.entries = _await_batch_again(unit, outcome.batch_id, entries)
         if wait and all(entry.status for entry in entries):
-            checkpoint.status = m.SUCCEEDED
+            checkpoint.error = faults.get(outcome.batch_id)
+            checkpoint.permanent = checkpoint.error is not None
+            checkpoint.status = m.SUCCEEDED if checkpoint.error is None else m.FAILED_CHECKPOINT
+            if checkpoint.error is not None:
+                checkpoint.entries = None
     unit.record(run, checkpoint)
-    if deviates or (wait and checkpoint.status == m.SUCCEEDED):
+    if deviates or (wait and checkpoint.status != m.PENDING):
         unit.tell(run, checkpoint)
 
 
@@ -286,7 +290,7 @@ def _await_batch_again(unit: UnitOfWork, batch_id: bytes, entries: list[m.BatchE
     """A batch that a key named may have been triggered without anybody waiting: count what is still open. Returns its
     entries as they are now that the open runs are locked."""
     unit.load({entry.run_id for entry in entries if not entry.status and entry.run_id is not None})
-    entries = propagation.batch_entries(unit, [batch_id])[batch_id]
+    entries = propagation.batch_results(unit, [batch_id])[0][batch_id]
     open_runs = {entry.run_id for entry in entries if not entry.status and entry.run_id is not None}
     for run_id in open_runs:
         child = unit.runs[run_id]

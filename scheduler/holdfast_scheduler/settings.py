@@ -44,6 +44,7 @@ class Limits:
     frame_bytes: int = 4 * _MIB  # hard; frames aim at a quarter of it
     batch_items: int = 1_000
     batch_bytes: int = 16 * _MIB
+    batch_result_bytes: int = 32 * _MIB  # what a run that waits for a batch is given in all
     checkpoints: int = 10_000
     log_records: int = 20_000  # of one run; the rest is counted
     depth: int = 32

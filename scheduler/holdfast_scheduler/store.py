@@ -492,16 +492,23 @@ def update_batches(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.update(schema.batches, ("namespace", "id"), ("remaining",), rows)
 
 
-def load_batch_entries(tx: Transaction, namespace: str, batches: Sequence[bytes]) -> list[Row]:
-    """(batch, run_id, is_cached, payload_differs, item error, status, output, error) of items in input order."""
+def load_batch_entries(
+    tx: Transaction, namespace: str, batches: Sequence[bytes], most_bytes: int
+) -> tuple[list[Row], dict[bytes, int]]:
+    """(batch, run_id, is_cached, payload_differs, item error, status, output, error) of items in input order, and the
+    sizes of the batches whose outputs and errors have more than `most_bytes` together: those are left out."""
+    size = "sum(coalesce(length(x.output), 0) + coalesce(length(x.error), 0)) OVER (PARTITION BY i.batch)"
     sql = (
-        "SELECT i.batch, i.run_id, i.is_cached, i.payload_differs, i.error, r.status, x.output, x.error"
+        f"SELECT i.batch, i.run_id, i.is_cached, i.payload_differs, i.error, r.status,"
+        f" CASE WHEN {size} <= {int(most_bytes)} THEN x.output END,"
+        f" CASE WHEN {size} <= {int(most_bytes)} THEN x.error END, {size}"
         " FROM batch_items i"
         " LEFT JOIN runs r ON r.namespace = i.namespace AND r.id = i.run_id"
         " LEFT JOIN run_results x ON x.namespace = i.namespace AND x.run_id = i.run_id"
         " WHERE i.namespace = ? AND i.batch {in} ORDER BY i.batch, i.place"
     )
-    return tx.fetch_in(sql, batches, (namespace,))
+    rows = tx.fetch_in(sql, batches, (namespace,))
+    return [row[:-1] for row in rows], {row[0]: int(row[-1]) for row in rows if row[-1] > most_bytes}
 
 
 # --- tokens --------------------------------------------------------------------------------------------------------

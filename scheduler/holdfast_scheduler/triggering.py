@@ -353,7 +353,8 @@ class Trigger:
         unit = self._unit
         unit.flush()
         outcomes: list[Handle | ItemFault] = []
-        for _, run_id, is_cached, differs, fault, *_ in store.load_batch_entries(unit.tx, unit.namespace, [batch_id]):
+        rows, _ = store.load_batch_entries(unit.tx, unit.namespace, [batch_id], 0)
+        for _, run_id, is_cached, differs, fault, *_ in rows:
             if run_id is not None:
                 outcomes.append(Handle(run_id, is_cached, differs))
             else:

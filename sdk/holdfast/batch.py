@@ -20,7 +20,7 @@ from holdfast.handles import BatchHandle, BatchResult, RunHandle, RunResult, res
 from holdfast.idempotency_keys import IdempotencyKey
 from holdfast.options import BatchOptions, BatchWaitOptions
 from holdfast.triggering import Remote, Target
-from holdfast.v1 import run_pb2
+from holdfast.v1 import payload_pb2, run_pb2
 from holdfast.v1.run_pb2 import BatchEntry, Checkpoint, TriggerItem
 from holdfast.v1.run_pb2 import RunHandle as RunHandleMessage
 from holdfast.v1.run_service_pb2 import BatchTriggerRequest, BatchTriggerResponse
@@ -63,7 +63,7 @@ def trigger_and_wait(
 ) -> Coroutine[Any, Any, BatchResult[R]]:
     """Make one batch of children and wait until all have ended. Results come in input order.
 
-    Raises: as `trigger`; NotInRunError.
+    Raises: as `trigger`, with TooLargeError also when the results have more than 32 MiB together; NotInRunError.
     """
     return trigger_items_and_wait(list(items), given, "batch.trigger_and_wait()")
 
@@ -246,6 +246,8 @@ def _results_of_checkpoint(
     items: Sequence[Item[R]], messages: Sequence[TriggerItem], batch_id: str, checkpoint: Checkpoint
 ) -> BatchResult[R]:
     _calls.check_triggered(checkpoint)
+    if checkpoint.error.kind == payload_pb2.TASK_ERROR_KIND_LIMIT_EXCEEDED:
+        raise rpc_errors.of_checkpoint(failures.to_info(checkpoint.error))
     timed_out = not checkpoint.batch_entries  # settled without entries: the wait met its own time limit
     results: list[RunResult[R]] = []
     entries = _entries(messages, checkpoint)

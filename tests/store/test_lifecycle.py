@@ -521,6 +521,39 @@ def test_a_batch_of_which_every_item_has_ended_already(db: Driver) -> None:
     assert [one.status for one in told.entries or []] == [m.FAILED, m.FAILED]
 
 
+def test_promise_8_the_limit_of_what_a_batch_returns(migrated_url: str, replica: Any) -> None:
+    db = replica(migrated_url, settings=Settings(limits=Limits(batch_result_bytes=100)))
+    worker = db.worker(slots=10)
+    parents = [begun(db, worker) for _ in range(2)]
+    items = [[new(), new()] for _ in parents]
+    for parent, mine in zip(parents, items, strict=True):
+        worker.park(parent, batch(1, mine, key=key(parent.hex(), scope=m.SCOPE_GLOBAL)))
+    for item, size in zip(items[0] + items[1], (50, 50, 50, 51), strict=True):
+        worker.complete(item.id, b"x" * size)
+    (fits,), (fails,) = [worker.bodies[parent].order.checkpoints for parent in parents]
+    assert [len(one.output or b"") for one in fits.entries or []] == [50, 50]
+    assert (fails.status, fails.permanent, fails.entries) == (m.FAILED_CHECKPOINT, True, None)
+    assert "101 bytes; the limit batch_result_bytes is 100" in TaskError.FromString(fails.error or b"").message
+    joiner = begun(db, worker)
+    worker.park(joiner, batch(1, [], key=key(parents[1].hex(), scope=m.SCOPE_GLOBAL)))
+    worker.report(parents[1], rules.LOSE, error=error("CRASHED"))
+    again = worker.bodies[parents[1]].order.checkpoints + worker.updates(joiner)
+    assert [(one.status, one.entries, one.error) for one in again] == [(m.FAILED_CHECKPOINT, None, fails.error)] * 2
+
+
+def test_promise_3_a_wait_for_a_batch_that_timed_out_looks_the_same_at_re_entry(db: Driver) -> None:
+    worker = db.worker(slots=10)
+    parent = begun(db, worker)
+    item = new(on_parent_end=m.ON_PARENT_END_DETACH)
+    worker.park(parent, batch(1, [item], timeout_us=SECOND))
+    db.turn(1)
+    (first,) = worker.bodies[parent].order.checkpoints
+    worker.complete(item.id)
+    worker.report(parent, rules.LOSE, error=error("CRASHED"))
+    (again,) = worker.bodies[parent].order.checkpoints
+    assert (first.status, first.entries) == (again.status, again.entries) == (m.FAILED_CHECKPOINT, None)
+
+
 def test_a_batch_that_was_only_triggered_is_awaited_by_its_key(db: Driver) -> None:
     worker = db.worker(slots=10)
     parent = begun(db, worker)

@@ -129,6 +129,13 @@ async def test_a_wait_that_met_its_limit_is_timed_out(scope):
     assert (await write_page.trigger_and_wait(Page(number=3), wait_timeout=1)).status is RunStatus.TIMED_OUT
 
 
+async def test_results_of_a_batch_that_are_too_large_raise(scope):
+    error = failure(payload_pb2.TASK_ERROR_KIND_LIMIT_EXCEEDED, "TOO_LARGE")
+    scope.answers["write-one-page"] = Checkpoint(status=FAILED, error=error)
+    with pytest.raises(TooLargeError):
+        await write_page.batch_trigger_and_wait([Page(number=3)])
+
+
 @pytest.mark.parametrize(("reason", "kind"), [("TASK_NOT_FOUND", TaskNotFoundError), ("SOMETHING", TriggerError)])
 async def test_what_could_not_be_triggered_raises(scope, reason, kind):
     answer = Checkpoint(status=FAILED, error=failure(payload_pb2.TASK_ERROR_KIND_NOT_TRIGGERED, reason))

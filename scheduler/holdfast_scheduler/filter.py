@@ -32,6 +32,7 @@ class RunFilter:
     """Which runs; None means any. Instants are microseconds since the Unix epoch."""
 
     status: int | None = None
+    statuses: tuple[int, ...] | None = None  # several, of which one must hold
     task: str | None = None
     queue: str | None = None
     tag: str | None = None
@@ -66,6 +67,8 @@ def parse_run_filter(text: str, most: int) -> RunFilter:
             found.metadata[tuple(name.split(".")[1:])] = value
         else:
             setattr(found, "key" if name == "key_parts" else name, value)
+    if found.statuses is not None and found.status is not None:
+        _refuse("filter: status is given twice, by statuses too; write all that may hold in statuses")
     if found.key is not None and found.task is None:
         _refuse("filter: key belongs to a task; write key = ... AND task = ...")
     return found
@@ -185,6 +188,11 @@ def _one_of(names: Mapping[str, int]) -> Callable[[str], int]:
     return number
 
 
+def _some_of(names: Mapping[str, int]) -> Callable[[str], tuple[int, ...]]:
+    one = _one_of(names)
+    return lambda value: tuple(sorted({one(name.strip()) for name in value.split(",")}))
+
+
 def _id(prefix: str) -> Callable[[str], bytes]:
     return lambda value: ids.from_text(prefix, value)
 
@@ -216,6 +224,7 @@ _RUN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {
     "ended_before": _instant,
     "key": _key,
     "key_parts": _key_parts,
+    "statuses": _some_of(_STATUSES),
 }
 _METADATA: Final = "metadata."
 _TOKEN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {"status": _one_of(_TOKEN_STATUSES), "tag": _text}

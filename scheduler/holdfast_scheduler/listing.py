@@ -210,7 +210,6 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
     if only is not None:
         return _Index(((runs.c.id, (runs.c.namespace == namespace, runs.c.id == only)),), frozenset())
     inputs = run_inputs.c.namespace == namespace
-    status: ColumnElement[Any] = sa.literal_column(str(wanted.status))
     if wanted.batch is not None:
         mine = (
             batch_items.c.namespace == namespace,
@@ -224,13 +223,11 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
     if wanted.tag is not None:
         tagged = (run_tags.c.namespace == namespace, run_tags.c.tag == wanted.tag)
         return _Index(((run_tags.c.run_id, tagged),), frozenset({"tag"}))
-    if wanted.status is not None and wanted.status > COMPLETED:
-        failed = (run_results.c.namespace == namespace, _FAILED, run_results.c.status == status)
-        return _Index(((run_results.c.run_id, failed),), frozenset({"status"}))
-    if wanted.status is not None and wanted.status < COMPLETED:
-        condition = _OCCUPYING if wanted.status in (EXECUTING, CANCELING) else _OPEN
-        standing = (runs.c.namespace == namespace, condition, runs.c.status == status)
-        return _Index(((runs.c.id, standing),), frozenset({"status"}))
+    if wanted.status is not None and wanted.status != COMPLETED:
+        return _Index((_status_part(namespace, wanted.status),), frozenset({"status"}))
+    if wanted.statuses is not None and COMPLETED not in wanted.statuses:
+        parts = tuple(_status_part(namespace, status) for status in wanted.statuses)
+        return _Index(parts, frozenset({"statuses"}))
     if wanted.created_after is not None or wanted.created_before is not None:
         return _created_index(namespace, wanted)
     if wanted.ended_after is not None or wanted.ended_before is not None:
@@ -245,13 +242,22 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
         return _Index(((run_inputs.c.run_id, (inputs, run_inputs.c.task == wanted.task)),), frozenset({"task"}))
     if wanted.queue is not None:
         foreign = (run_inputs.c.run_id, (inputs, _FOREIGN_QUEUE, run_inputs.c.queue == wanted.queue))
-        parts = [foreign]
+        of_queue = [foreign]
         if wanted.queue.startswith(_OWN_QUEUE):
             # The runs that use a task's own queue are those of the task, as a rule.
             of_task = run_inputs.c.task == wanted.queue.removeprefix(_OWN_QUEUE)
-            parts.append((run_inputs.c.run_id, (inputs, of_task, run_inputs.c.queue == sa.literal_column("''"))))
-        return _Index(tuple(parts), frozenset({"queue"}))
+            of_queue.append((run_inputs.c.run_id, (inputs, of_task, run_inputs.c.queue == sa.literal_column("''"))))
+        return _Index(tuple(of_queue), frozenset({"queue"}))
     return _Index(((runs.c.id, (runs.c.namespace == namespace,)),), frozenset())
+
+
+def _status_part(namespace: str, status: int) -> tuple[ColumnElement[Any], tuple[ColumnElement[bool], ...]]:
+    """The runs of any status but COMPLETED. The number is written out, so that SQLite recognizes the partial index."""
+    number: ColumnElement[Any] = sa.literal_column(str(status))
+    if status > COMPLETED:
+        return run_results.c.run_id, (run_results.c.namespace == namespace, _FAILED, run_results.c.status == number)
+    condition = _OCCUPYING if status in (EXECUTING, CANCELING) else _OPEN
+    return runs.c.id, (runs.c.namespace == namespace, condition, runs.c.status == number)
 
 
 def _created_index(namespace: str, wanted: RunFilter) -> _Index:
@@ -272,6 +278,7 @@ def _checks(wanted: RunFilter, covered: frozenset[str]) -> list[ColumnElement[bo
     there_is = sa.exists
     checks: dict[str, ColumnElement[bool] | None] = {
         "status": _equal(runs.c.status, wanted.status),
+        "statuses": None if wanted.statuses is None else runs.c.status.in_(wanted.statuses),
         "task": _equal(runs.c.task, wanted.task),
         "queue": _equal(runs.c.queue, wanted.queue),
         "version": _equal(runs.c.version, wanted.version),

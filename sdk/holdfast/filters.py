@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict, cast
 
@@ -20,7 +20,8 @@ _PATH_BREAKS: Final = frozenset(' \t\n\r"=<>!()')
 class Conditions(TypedDict, total=False):
     """Which runs: those that meet all that are given."""
 
-    status: RunStatus | str
+    status: RunStatus | str | Sequence[RunStatus | str]
+    """One, or several of which one must hold."""
     task: str
     queue: str
     tag: str
@@ -55,8 +56,13 @@ def of_runs(conditions: Conditions) -> str:
             found["key_parts"] = json.dumps(idempotency_keys.of(value).parts)
         elif name == "parent":
             found[name] = value.id if isinstance(value, RunHandle) else texts.check(value, "parent")
+        elif name == "status":
+            several = value if isinstance(value, list | tuple | set | frozenset) else [value]
+            if not several or not all(isinstance(one, str) for one in several):
+                raise InvalidArgumentError(f"status: {value!r} is neither a status nor a list of them.")
+            found["status" if len(several) == 1 else "statuses"] = ",".join(str(one) for one in several)
         else:
-            found[name] = str(value) if isinstance(value, RunStatus) else value
+            found[name] = value
     return build(**found)
 
 

@@ -125,6 +125,8 @@ SINGLE = {
     "status = EXECUTING": list(range(97, 0, -5)),
     "status = WAITING": list(range(98, 0, -5)),
     "status = FAILED": list(range(99, 0, -5)),
+    "statuses = FAILED,DELAYED": sorted([*range(95, -1, -5), *range(99, 0, -5)], reverse=True),
+    "statuses = COMPLETED,FAILED AND tag = special": list(range(99, 0, -5)),
     "queue = exports": list(range(99, -1, -1)),
     "tag = special": list(range(99, -1, -1)),
     f"batch = {ids.to_text(ids.BATCH, BATCH)}": [9, 8, 7],
@@ -138,6 +140,7 @@ SINGLE = {
 NEWEST = {
     "": 1,
     "status = COMPLETED": 1,
+    "statuses = COMPLETED,FAILED": 1,
     "task = rare": 5,
     "task = often": 1,
     "queue = task/rare": 5,

@@ -22,7 +22,9 @@ NOON_US = 1_769_860_800_000_000
     [
         ({}, RunFilter()),
         ({"status": RunStatus.FAILED, "task": None}, RunFilter(status=model.FAILED)),
-        ({"status": "FAILED", "task": 'a "b"', "version": "v"}, RunFilter(model.FAILED, 'a "b"', version="v")),
+        ({"status": "FAILED", "task": 'a "b"', "version": "v"}, RunFilter(model.FAILED, task='a "b"', version="v")),
+        ({"status": ["FAILED", RunStatus.CRASHED]}, RunFilter(statuses=(model.FAILED, model.CRASHED))),
+        ({"status": [RunStatus.CRASHED]}, RunFilter(status=model.CRASHED)),
         ({"queue": "q", "tag": "t"}, RunFilter(queue="q", tag="t")),
         ({"batch": ids.to_text(ids.BATCH, RAW), "parent": ids.run_text(RAW)}, RunFilter(batch=RAW, parent=RAW)),
         ({"created_after": NOON, "created_before": NOON}, RunFilter(created_after=NOON_US, created_before=NOON_US)),
@@ -53,6 +55,7 @@ def test_every_condition(conditions: Conditions, expected: RunFilter) -> None:
     [
         ({"stauts": "FAILED"}, "stauts: is no condition.*status, task"),
         ({"key": "k"}, "name the task too"),
+        ({"status": []}, "neither a status nor a list"),
         ({"task": 3}, "task: 3 is not text"),
         ({"metadata": {"a..b": 1}}, "is not a path"),
         ({"metadata": {"a = b": 1}}, "is not a path"),

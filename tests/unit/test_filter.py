@@ -65,6 +65,8 @@ def test_a_status_in_small_letters() -> None:
         ("task = a" + "a" * MOST, "filter_length"),
         ('task = "a\0"', "U\\+0000"),
         ("(task = a)", "unknown field"),
+        ("statuses = FAILED,CRASHD", "'CRASHD' is not a status; write CRASHED"),
+        ("statuses = FAILED AND status = CRASHED", "status is given twice"),
         ("key = a", "key belongs to a task"),
         ("task = a AND key_parts = b", "key_parts at character 26: 'b' is not a list"),
         ('task = a AND key_parts = "[1.5]"', "is not a list of texts, integers"),

@@ -58,12 +58,14 @@ class FakeEngine:
         if self.answer is not None:
             return self.answer(command)
         if isinstance(command, model.TriggerRuns):
-            return [self._trigger(run) for run in command.items if run.id not in self.made]
+            return [self._trigger(run) for run in command.items]
         raise AssertionError(f"no answer to {command}")
 
     def _trigger(self, run: model.NewRun) -> Handle | ItemFault:
         if run.task not in self.task_ids("default"):
             return not_found_fault("task", run.task, near_names(run.task, self.task_ids("default")))
+        if run.id in self.made:
+            return Handle(run.id)
         self.made.add(run.id)
         self.insert(run.id, payload=run.payload, options=run.options, is_replay=run.is_replay)
         return Handle(run.id)

@@ -448,6 +448,16 @@ async def lines(driver: Driver, run: SeenRun) -> list[str]:
 
 
 @scenario
+async def a_payload_that_does_not_fit_is_not_tried_again(driver: Driver, name: str) -> None:
+    for form in FORMS:
+        [found] = await ask(driver, form, Ask(task="double", payload="no number"))
+        run = await driver.end(found["run_id"])
+        assert (run.status, run.attempt, run.max_attempts) == ("FAILED", 1, 3), form
+        if form.endswith("and_wait"):
+            assert found["status"] == "FAILED"
+
+
+@scenario
 async def calls_are_tried_again_inside_the_attempt_durably_when_long(driver: Driver, name: str) -> None:
     [short, long] = await ask(driver, "single", *(Ask(task="calls", payload=pause) for pause in (0.01, 5.0)))
     run = await driver.end(short["run_id"])

@@ -180,9 +180,30 @@ async def branches_wait_for() -> list[int]:
 
 async def _branch(number: int) -> int:
     first = await step("one", effect, f"{number}: one", number)
+    await wait.for_(seconds=0.01)
     await door(f"branch {number}")
     child = await double.trigger_and_wait(first, idempotency_key=f"branch {number}")
     return await step("two", effect, f"{number}: two", child.unwrap())
+
+
+@task(id="large-gather", retry=ONCE)
+async def large_gather(count: int) -> int:
+    """So many durable calls at once; the second half comes through a door, some children are at a door, too."""
+    note("enter")
+
+    async def call(number: int) -> int:
+        if number >= count // 2:
+            await door("middle")
+        if number % 20 == 3:
+            return (await double.trigger_and_wait(number)).unwrap() // 2
+        if number % 4 == 1:
+            return (await add_one.trigger_and_wait(number)).unwrap() - 1
+        if number % 4 == 0:
+            await wait.for_(seconds=0.01)
+            return number
+        return await step("count", effect, f"step {number}", number)
+
+    return sum(await asyncio.gather(*(call(number) for number in range(count))))
 
 
 @task(id="fallback", retry=Retry(max_attempts=3, min_timeout=0.01, max_timeout=0.01))

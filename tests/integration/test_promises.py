@@ -220,31 +220,67 @@ def test_promise_9_what_can_happen_twice(stage: Stage) -> None:
 BRANCHES = ["branches-gather", "branches-group", "branches-as-completed", "branches-wait-for"]
 
 
-@pytest.mark.parametrize("crash", range(3))
+@pytest.mark.parametrize(("crash", "victim"), [(0, "worker"), (1, "executors"), (2, "worker")])
 @pytest.mark.parametrize("task", BRANCHES)
-def test_branches_survive_a_crash(lite_stage: Stage, task: str, crash: int) -> None:
-    """One branch is at a door while the others have ended; then the worker is killed."""
-    lite_stage.ready()
+def test_branches_survive_a_crash(stage: Stage, task: str, crash: int, victim: str) -> None:
+    """One branch is at a door while the others have ended; then it is killed."""
+    stage.ready()
     door = f"branch {crash}"
-    run_id = lite_stage.new_run(door)
-    lite_stage.runs.trigger(task, None, run_id)
-    lite_stage.gates.reached(run_id, door)
+    run_id = stage.new_run(door)
+    stage.runs.trigger(task, None, run_id)
+    stage.gates.reached(run_id, door)
 
     def others_have_ended() -> bool:  # committed, that is: the ledger knows of an effect before the database does
-        recorded = [one for one in lite_stage.runs.get(run_id).checkpoints if one.name == "two"]
+        recorded = [one for one in stage.runs.get(run_id).checkpoints if one.name == "two"]
         return [one.status for one in recorded] == ["SUCCEEDED"] * 2
 
     wait_until(others_have_ended, "the other branches have ended")
-    lite_stage.workers[0].kill()
-    lite_stage.gates.open(run_id, door)
-    lite_stage.ready()
-    run = lite_stage.runs.completed(run_id)
+    kill(stage, victim)
+    stage.gates.open(run_id, door)
+    stage.ready()
+    run = stage.runs.completed(run_id)
     assert run.output == [0, 2, 4]
     assert run.attempt == 1
-    counts = lite_stage.counts(run_id)
+    counts = stage.counts(run_id)
     for number in range(3):
         assert (counts[f"{number}: one"], counts[f"{number}: two"]) == (1, 1)
     assert (counts["enter"], counts["enter child"]) == (2, 3)
+
+
+@pytest.mark.parametrize("victim", ["worker", "executors"])
+def test_a_gather_of_two_hundred_durable_calls_survives_a_kill_in_the_middle(stage: Stage, victim: str) -> None:
+    """Half of the calls have ended but for some children, the other half is not made yet."""
+    stage.ready()
+    run_id = stage.new_run("middle", "in child")
+    stage.runs.trigger("large-gather", 200, run_id)
+
+    def half_has_ended() -> bool:
+        recorded = stage.runs.get(run_id).checkpoints
+        return len(recorded) == 100 and sum(one.status == "SUCCEEDED" for one in recorded) == 95
+
+    wait_until(half_has_ended, "half of the calls have ended")
+    kill(stage, victim)
+    stage.gates.open(run_id, "in child")
+    stage.gates.open(run_id, "middle")
+    stage.ready()
+    run = stage.runs.completed(run_id)
+    assert (run.output, run.attempt) == (sum(range(200)), 1)
+    assert len(run.checkpoints) == 200
+    assert {one.status for one in run.checkpoints} == {"SUCCEEDED"}
+    assert len(run.child_run_ids) == 60
+    counts = stage.counts(run_id)
+    assert counts.pop("enter") == 2
+    assert 10 <= counts.pop("enter child") <= 15  # those at the door were entered again
+    assert set(counts.values()) == {1}
+    assert len(counts) == 50 + 90
+
+
+def kill(stage: Stage, victim: str) -> None:
+    """SIGKILL the worker as a whole, or its executors alone."""
+    if victim == "worker":
+        stage.workers[0].kill()
+    else:
+        stage.kill_executors(stage.workers[0])
 
 
 def test_metadata_is_not_counted_twice_over_a_reentry(stage: Stage) -> None:
@@ -369,18 +405,18 @@ def test_a_blocking_body_survives_a_crash(stage: Stage) -> None:
     assert stage.counts(run_id) == {"enter": 2, "enter child": 1}
 
 
-def test_await_many_results_over_a_restart(lite_stage: Stage) -> None:
+def test_await_many_results_over_a_restart(stage: Stage) -> None:
     """Handles awaited by an application get their results though the scheduler was killed meanwhile."""
     from holdfast import Client, tasks
 
-    lite_stage.ready()
+    stage.ready()
 
     async def main() -> list[object]:
-        async with Client(lite_stage.deployment.address) as client:
+        async with Client(stage.deployment.address) as client:
             with client.use():
                 handles = [await tasks.trigger("many", 3) for _ in range(5)]
                 awaited = [asyncio.ensure_future(handle.result(timeout=60)) for handle in handles]
-                await asyncio.to_thread(lite_stage.restart_scheduler)
+                await asyncio.to_thread(stage.restart_scheduler)
                 return list(await asyncio.gather(*awaited))
 
     assert json.dumps(asyncio.run(main())) == json.dumps([6] * 5)

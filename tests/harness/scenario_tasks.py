@@ -125,8 +125,8 @@ async def echo(payload: Any) -> Any:
     return payload
 
 
-@task(id="double")
-async def double(number: int) -> int:
+@task(id="twice")
+async def twice(number: int) -> int:
     """Return twice the payload."""
     return 2 * number
 

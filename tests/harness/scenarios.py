@@ -129,7 +129,7 @@ async def a_key_expires_and_is_reset(driver: Driver, name: str) -> None:
 @scenario
 async def the_key_of_a_batch_returns_the_batch(driver: Driver, name: str) -> None:
     for form in ("batch", "batch_trigger", "batch_trigger_and_wait"):
-        items = [Ask(task="echo", payload=1), Ask(task="double", payload=2)]
+        items = [Ask(task="echo", payload=1), Ask(task="twice", payload=2)]
         first = await ask(driver, form, *items, key=f"{name} {form}")
         again = await ask(driver, form, *items, key=f"{name} {form}")
         fewer = await ask(driver, form, items[1], key=f"{name} {form}")
@@ -216,7 +216,7 @@ async def mixed_batches_keep_the_order_and_a_bad_item_its_place(driver: Driver, 
     asks = [
         Ask(task="echo", payload="a"),
         Ask(task="nobody-has-this"),
-        Ask(task="double", payload=21),
+        Ask(task="twice", payload=21),
         Ask(task="fails", payload="b"),
         Ask(task="echo", payload={"c": [1, None]}),
     ]

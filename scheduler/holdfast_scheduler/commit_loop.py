@@ -387,7 +387,8 @@ class CommitLoop:
             events = 0
             fresh_leases = self._fresh_leases_due
             if fresh_leases:
-                store.extend_leases(tx, tx.now + round(self._world.settings.lease * 1e6))
+                length = round(self._world.settings.lease * 1e6)
+                store.extend_leases(tx, tx.now + length, length)
             for place, command in enumerate(commands):
                 if type(command) in (m.Tick, m.DrainEvents):
                     for found in _overlooked(tx, command, self._world):

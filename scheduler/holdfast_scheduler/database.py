@@ -38,6 +38,8 @@ HORIZON_MARGIN_US: Final = 2_000_000
 LISTENER: Final = "holdfast-listener"
 """Name, in PostgreSQL, of the connection on which a scheduler hears the others."""
 
+SLOWED: Final = 2
+"""How many times slower SQLite's time goes while the wall clock is behind it."""
 READERS: Final = 4
 """Connections for reading, per scheduler."""
 
@@ -356,6 +358,7 @@ class SqliteDatabase(Database):
         super().__init__(engine, str(url))
         self._writer: sqlite3.Connection | None = None
         self._last_now = 0
+        self._last_moment = 0  # of the monotonic clock
 
     def begin(self, *, is_hurried: bool = False) -> Transaction:
         with _sqlite_errors():
@@ -364,9 +367,15 @@ class SqliteDatabase(Database):
                 self._writer.execute("PRAGMA journal_mode=WAL")
                 self._writer.execute("PRAGMA synchronous=FULL")
                 self._writer.execute("PRAGMA cache_size=-65536")
-        # The wall clock may be set back; what is stored must not run backwards.
-        self._last_now = max(self._last_now, time.time_ns() // 1000)
-        return SqliteTransaction(self._writer, self._last_now)
+        return SqliteTransaction(self._writer, self._now())
+
+    def _now(self) -> int:
+        """The wall clock. It may be set back, and what is stored must neither run backwards nor stand still: then time
+        goes on at half its speed until the clock has caught up."""
+        moment = time.monotonic_ns() // 1000
+        slewed = self._last_now + (moment - self._last_moment) // SLOWED
+        self._last_now, self._last_moment = max(slewed, time.time_ns() // 1000), moment
+        return self._last_now
 
     def close(self) -> None:
         if self._writer is not None:

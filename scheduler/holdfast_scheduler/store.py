@@ -614,10 +614,12 @@ def delete_session(tx: Transaction, namespace: str, session: bytes) -> None:
     tx.execute("DELETE FROM sessions WHERE namespace = ? AND id = ?", (namespace, session))
 
 
-def extend_leases(tx: Transaction, until: int) -> None:
-    """Give every session a fresh lease, after a start or an outage; and let woken runs wait as long for the worker that
-    has their parked body, which could not take them meanwhile."""
-    tx.execute("UPDATE sessions SET lease_until = ? WHERE lease_until < ?", (until, until))
+def extend_leases(tx: Transaction, until: int, length: int) -> None:
+    """Give every session a fresh lease, after a start or an outage, also one whose lease of `length` microseconds lies
+    far ahead: the clock was set back meanwhile, and its worker may be gone. And let woken runs wait as long for the
+    worker that has their parked body, which could not take them meanwhile."""
+    far = until + length
+    tx.execute("UPDATE sessions SET lease_until = ? WHERE lease_until < ? OR lease_until > ?", (until, until, far))
     tx.execute(
         "UPDATE runs SET wake_at = ?, due_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END"
         f" WHERE status = {m.QUEUED} AND session IS NOT NULL AND wake_at < ?",

@@ -827,6 +827,15 @@ def test_promise_7_no_run_is_given_to_a_session_that_ended_elsewhere(db: Driver)
     assert (db.status(run_id), db.run(run_id).session, worker.bodies) == ("QUEUED", None, {})
 
 
+def test_promise_7_a_lease_of_a_clock_that_was_set_back_ends_as_any_other(db: Driver) -> None:
+    db.worker()
+    db.clock.turn(-3_600)  # type: ignore[union-attr]
+    db.crash()
+    db.tick()
+    with db.transaction() as tx:
+        assert tx.fetch("SELECT lease_until FROM sessions") == [(db.now + 10 * SECOND,)]
+
+
 def test_promise_7_what_a_dead_replica_timed_is_found(db: Driver) -> None:
     worker = db.worker()
     run_id = begun(db, worker)

@@ -12,10 +12,12 @@ by no more than one turn.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
+
+from holdfast_scheduler.model import Kind
 
 HEAD_START: Final = 1_000
 """A lane of which no turn is remembered counts as served so many turns ago: it comes before all that are busy, and yet
@@ -23,43 +25,47 @@ a stream of new lanes cannot keep an old one from its turn."""
 LANES_KNOWN: Final = 5_000
 """Lanes that are listed at once; a scan each second takes turns at the others."""
 
-Place = tuple[str, str, str]
-"""Queue, lane (concurrency key) and task: where runs wait."""
+Place = tuple[str, str, Kind]
+"""Queue, lane (concurrency key) and kind: where runs wait."""
+
+FIRST_PLACE: Final[Place] = ("", "", ("", "", False))
+"""Before all others."""
 
 Closed = Mapping[str, frozenset[str] | None]
 """Limited queues that had no room: those of their lanes, or None for the queue as a whole."""
 
 
 _NONE: Final[frozenset[str]] = frozenset()
+_NO_KINDS: Final[frozenset[Kind]] = frozenset()
 
 
 @dataclass(slots=True)
 class Turn:
-    """A lane whose turn it is, with those of the wanted tasks that may have runs in it."""
+    """A lane whose turn it is, with those of the wanted kinds that may have runs in it."""
 
     key: int
     queue: str
     lane: str
-    tasks: set[str]
+    kinds: set[Kind]
 
 
 class _Queue:
     """The lanes of one queue. `new` and `served` are in the order of their keys."""
 
-    __slots__ = ("new", "served", "tasks", "waiting")
+    __slots__ = ("kinds", "new", "served", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[str, set[str]] = {}  # lane → tasks
-        self.tasks: dict[str, int] = {}  # task → lanes
+        self.waiting: dict[str, set[Kind]] = {}  # lane → kinds
+        self.kinds: dict[Kind, int] = {}  # kind → lanes
         self.new: dict[str, int] = {}  # waiting lanes of which no service is remembered
         self.served: dict[str, int] = {}  # lanes that were served lately, waiting or not
 
-    def turns(self, name: str, tasks: Collection[str], closed: Collection[str]) -> Iterator[tuple[int, Turn]]:
+    def turns(self, name: str, wanted: Container[Kind], closed: Collection[str]) -> Iterator[tuple[int, Turn]]:
         new = ((key, lane) for lane, key in self.new.items())
         served = ((key, lane) for lane, key in self.served.items() if lane in self.waiting)
         for key, lane in heapq.merge(new, served):
             if lane not in closed:
-                mine = self.waiting[lane].intersection(tasks)
+                mine = {kind for kind in self.waiting[lane] if kind in wanted}
                 if mine:
                     yield key, Turn(key, name, lane, mine)
 
@@ -73,36 +79,40 @@ class Lanes:
         self._services = 0
         self.count = 0
         self.are_all_known = True
+        self.bound: dict[Kind, int] = {}
+        """Kinds of runs that stay with a version as long as they can, and in how many lanes they wait."""
 
-    def add(self, queue: str, lane: str, task: str) -> None:
-        """Runs of the task wait in the lane."""
+    def add(self, queue: str, lane: str, kind: Kind) -> None:
+        """Runs of the kind wait in the lane."""
         found = self._queues.get(queue)
         if found is None:
             found = self._queues[queue] = _Queue()
-        tasks = found.waiting.get(lane)
-        if tasks is None:
+        kinds = found.waiting.get(lane)
+        if kinds is None:
             if self.count >= LANES_KNOWN:
                 self.are_all_known = False
                 return
             self.count += 1
-            tasks = found.waiting[lane] = set()
+            kinds = found.waiting[lane] = set()
             if lane not in found.served:
                 found.new[lane] = self._services - HEAD_START
-        if task not in tasks:
-            tasks.add(task)
-            found.tasks[task] = found.tasks.get(task, 0) + 1
+        if kind not in kinds:
+            kinds.add(kind)
+            found.kinds[kind] = found.kinds.get(kind, 0) + 1
+            if is_bound(kind):
+                self.bound[kind] = self.bound.get(kind, 0) + 1
 
-    def remove(self, queue: str, lane: str, task: str) -> None:
-        """No run of the task waits in the lane."""
+    def remove(self, queue: str, lane: str, kind: Kind) -> None:
+        """No run of the kind waits in the lane."""
         found = self._queues.get(queue)
-        tasks = found.waiting.get(lane) if found is not None else None
-        if found is None or tasks is None or task not in tasks:
+        kinds = found.waiting.get(lane) if found is not None else None
+        if found is None or kinds is None or kind not in kinds:
             return
-        tasks.remove(task)
-        found.tasks[task] -= 1
-        if not found.tasks[task]:
-            del found.tasks[task]
-        if not tasks:
+        kinds.remove(kind)
+        _count_down(found.kinds, kind)
+        if is_bound(kind):
+            _count_down(self.bound, kind)
+        if not kinds:
             del found.waiting[lane]
             found.new.pop(lane, None)
             self.count -= 1
@@ -146,13 +156,13 @@ class Lanes:
             return self._services - HEAD_START
         return found.served.get(lane, found.new.get(lane, self._services - HEAD_START))
 
-    def turns(self, tasks: Collection[str], closed: Closed) -> Iterator[Turn]:
-        """Lanes in which runs of these tasks may wait, the least recently served first, without the closed ones."""
+    def turns(self, wanted: Container[Kind], closed: Closed) -> Iterator[Turn]:
+        """Lanes in which runs of these kinds may wait, the least recently served first, without the closed ones."""
         queues = []
         for name, found in self._queues.items():
             shut = closed.get(name, _NONE)
-            if shut is not None and not found.tasks.keys().isdisjoint(tasks):
-                queues.append(found.turns(name, tasks, shut))
+            if shut is not None and any(kind in wanted for kind in found.kinds):
+                queues.append(found.turns(name, wanted, shut))
         if len(queues) == 1:
             return (turn for _, turn in queues[0])
         return (turn for _, turn in heapq.merge(*queues, key=itemgetter(0)))
@@ -162,19 +172,20 @@ class Lanes:
         found = self._queues.get(queue)
         return found.waiting.keys() if found is not None else ()
 
-    def tasks(self, closed: Closed) -> frozenset[str]:
-        """Tasks of which runs wait, without those in queues that are closed as a whole."""
+    def kinds(self, closed: Closed) -> frozenset[Kind]:
+        """Kinds of which runs wait, without those in queues that are closed as a whole."""
         if not self.count:
-            return frozenset()
+            return _NO_KINDS
         open_queues = (found for name, found in self._queues.items() if closed.get(name, _NONE) is not None)
-        return frozenset(task for found in open_queues for task in found.tasks)
+        return frozenset(kind for found in open_queues for kind in found.kinds)
 
     def replace(self, places: Iterable[Place], *, are_all: bool) -> None:
         """List these lanes and no others. What is remembered of services and arrivals stays."""
         arrivals = {name: found.new for name, found in self._queues.items()}
         for found in self._queues.values():
-            found.waiting, found.tasks, found.new = {}, {}, {}
+            found.waiting, found.kinds, found.new = {}, {}, {}
         self.count = 0
+        self.bound = {}
         for place in places:
             self.add(*place)
         self.are_all_known = are_all
@@ -200,9 +211,12 @@ class Backlog:
         """Whether woken bodies may wait for a slot of the worker that holds them."""
         self.has_gated_bodies = False
         """Whether some of them wait for room in a limited queue."""
-        self.scanned_to: Place = ("", "", "")
-        self.tasks: frozenset[str] = frozenset()
-        """Tasks of which runs may wait, as of the last commit; may be read from any thread."""
+        self.scanned_to = FIRST_PLACE
+        self.kinds: frozenset[Kind] = _NO_KINDS
+        """Kinds of which runs may wait, as of the last commit; may be read from any thread."""
+        self.stays: dict[Kind, int] = {}
+        """Kinds whose version nobody has who is connected here, and which yet stay with it, at least until an instant.
+        """
 
     def expect(self) -> None:
         """Anything may wait anywhere."""
@@ -210,6 +224,7 @@ class Backlog:
         self.has_bodies = True
         self.closed = {}
         self.resumable = set()
+        self.stays = {}
 
     def hear(self, places: Iterable[Place], opened: Iterable[str], *, bodies: bool) -> None:
         """Another replica tells what its commit has left."""
@@ -221,8 +236,8 @@ class Backlog:
 
     def learn(self, places: list[Place], *, is_cut: bool) -> None:
         """A scan found that runs wait there, and nowhere else unless it was cut."""
-        self.lanes.replace(places, are_all=not is_cut and self.scanned_to == ("", "", ""))
-        self.scanned_to = places[-1] if is_cut else ("", "", "")
+        self.lanes.replace(places, are_all=not is_cut and self.scanned_to == FIRST_PLACE)
+        self.scanned_to = places[-1] if is_cut else FIRST_PLACE
         self.is_stale = False
 
     def close(self, queue: str, lanes: Collection[str] | None, *, has_slots: bool) -> None:
@@ -253,10 +268,29 @@ class Backlog:
 
     def end_commit(self) -> None:
         """Note what other threads may ask."""
-        self.tasks = self.lanes.tasks(self.closed)
+        self.kinds = self.lanes.kinds(self.closed)
 
-    def may_wait(self, tasks: Collection[str] | None) -> bool:
-        """Whether runs may wait that workers with these tasks could take; None means any worker."""
+    def may_wait(self, tasks: Collection[str] | None, version: str) -> bool:
+        """Whether runs may wait that a worker with these tasks and this version could take; None means any worker."""
         if self.is_stale or self.has_bodies:
             return True
-        return bool(self.tasks) if tasks is None else not self.tasks.isdisjoint(tasks)
+        if tasks is None:
+            return bool(self.kinds)
+        for task, wanted, pinned in self.kinds:
+            if task in tasks:
+                if not wanted or wanted == version:
+                    return True
+                if not pinned and (task, wanted, pinned) not in self.stays:
+                    return True  # nobody has found out yet whether it moves
+        return False
+
+
+def is_bound(kind: Kind) -> bool:
+    """Whether runs of this kind stay with their version as long as a worker of that is connected, and no longer."""
+    return bool(kind[1]) and not kind[2]
+
+
+def _count_down(counts: dict[Kind, int], kind: Kind) -> None:
+    counts[kind] -= 1
+    if not counts[kind]:
+        del counts[kind]

@@ -16,7 +16,8 @@ from holdfast_scheduler import model as m
 from holdfast_scheduler import store
 from holdfast_scheduler.admission import Room, Share, in_turns, share_out
 from holdfast_scheduler.backlog import LANES_KNOWN, Backlog, Place, Turn
-from holdfast_scheduler.model import NO_LIMITS, QueueRow, Run
+from holdfast_scheduler.model import NO_LIMITS, Kind, QueueRow, Run
+from holdfast_scheduler.moving import Capable, Moves
 from holdfast_scheduler.unit_of_work import UnitOfWork
 
 ROUNDS: Final = 8
@@ -30,12 +31,29 @@ Begin = Callable[[Run], bool]
 """Starts or resumes a run if its worker has room; whether it did."""
 
 
-@dataclass(slots=True, eq=False)
 class Credit:
-    """What workers can take at the moment: runs in all, and of each task."""
+    """What workers can take at the moment: runs in all, and of each kind that is asked for."""
 
-    room: int
-    by_task: dict[str, int]
+    __slots__ = ("_by_kind", "_moves", "_open", "room")
+
+    def __init__(self, offers: Iterable[Capable], moves: Moves) -> None:
+        self._open = [one for one in offers if one.slots > 0 and one.places > 0]
+        self._moves = moves
+        self._by_kind: dict[Kind, int] = {}
+        self.room = sum([min(one.slots, one.places) for one in self._open])
+
+    def of(self, kind: Kind) -> int:
+        """How many runs of a kind can be taken."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            task, version, _ = kind
+            version = self._moves.get(kind, version)
+            mine = [one for one in self._open if task in one.tasks and (not version or one.version == version)]
+            found = self._by_kind[kind] = sum([min(one.slots, one.places) for one in mine])
+        return found
+
+    def __contains__(self, kind: object) -> bool:
+        return self.of(kind) > 0  # type: ignore[arg-type]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,15 +71,17 @@ class Claims:
         """Find out where runs wait, if that is not known."""
         backlog = self.backlog
         if backlog.is_stale:
-            found = store.claimable_places(self.unit.tx, self.unit.namespace, backlog.scanned_to, LANES_KNOWN)
-            backlog.learn([(queue, lane, task) for queue, lane, task in found], is_cut=len(found) >= LANES_KNOWN)
+            queue, lane, kind = backlog.scanned_to
+            found = store.claimable_places(self.unit.tx, self.unit.namespace, (queue, lane, *kind), LANES_KNOWN)
+            places = [(queue, lane, (task, version, pinned)) for queue, lane, task, version, pinned in found]
+            backlog.learn(places, is_cut=len(found) >= LANES_KNOWN)
 
     def may_claim(self, credit: Credit, fresh: list[Run]) -> bool:
         """Whether anything but the fresh runs of unlimited queues may be next."""
         backlog = self.backlog
         if any(run.queue in self.gates and not backlog.is_closed(run.queue, run.lane) for run in fresh):
             return True
-        return next(backlog.lanes.turns(credit.by_task, backlog.closed), None) is not None
+        return next(backlog.lanes.turns(credit, backlog.closed), None) is not None
 
     def order(self, runs: Iterable[Run]) -> list[Run]:
         """The runs in their turns."""
@@ -83,17 +103,19 @@ class Claims:
         unit, backlog = self.unit, self.backlog
         lanes = backlog.lanes
         for run in fresh:
-            lanes.add(run.queue, run.lane, run.task)
+            lanes.add(run.queue, run.lane, run.kind)
         now = credit()
-        turns = islice(lanes.turns(now.by_task, backlog.closed), max(now.room, LANES_LOOKED_AT))
+        turns = islice(lanes.turns(now, backlog.closed), max(now.room, LANES_LOOKED_AT))
         self._open_gates({turn.queue for turn in turns}.union(run.queue for run in bodies))
         for number in range(ROUNDS):
             asked = self._ask(credit())
             unit.flush()  # so that the claim sees what was queued, started or canceled here
-            claimed = unit.adopt(store.claim(unit.tx, unit.namespace, [(*place, n) for place, n in asked.items()]))
+            wanted = [(queue, lane, *kind, most) for (queue, lane, kind), most in asked.items()]
+            claimed = unit.adopt(store.claim(unit.tx, unit.namespace, wanted))
+            places = [(run.queue, run.lane, run.kind) for run in claimed]  # a start may change its version
             begun = self._begin(claimed, bodies, begin)
             bodies = []
-            drained = self._drained(asked, claimed)
+            drained = self._drained(asked, zip(places, claimed, strict=True))
             for place in drained:
                 lanes.remove(*place)
             if not begun and not drained:
@@ -121,9 +143,9 @@ class Claims:
     def _ask(self, credit: Credit) -> dict[Place, int]:
         """How many runs to claim in which place."""
         chosen: list[tuple[Turn, Share]] = []
-        for turn in self.backlog.lanes.turns(credit.by_task, self.backlog.closed) if credit.room else ():
+        for turn in self.backlog.lanes.turns(credit, self.backlog.closed) if credit.room else ():
             room = self.rooms.get(turn.queue)
-            most = sum(credit.by_task[task] for task in turn.tasks)
+            most = sum(credit.of(kind) for kind in turn.kinds)
             if room is None and turn.queue not in self.gates:
                 chosen.append((turn, Share(most)))
             elif room is not None and room.lane_left(turn.lane):
@@ -136,9 +158,9 @@ class Claims:
                 break
         share_out([share for _, share in chosen], credit.room)
         return {
-            (turn.queue, turn.lane, task): min(share.got, credit.by_task[task])
+            (turn.queue, turn.lane, kind): min(share.got, credit.of(kind))
             for turn, share in chosen
-            for task in turn.tasks
+            for kind in turn.kinds
             if share.got
         }
 
@@ -170,11 +192,10 @@ class Claims:
             self.full_lanes.setdefault(run.queue, set()).add(run.lane)
         return fits
 
-    def _drained(self, asked: dict[Place, int], claimed: list[Run]) -> list[Place]:
+    def _drained(self, asked: dict[Place, int], claimed: Iterable[tuple[Place, Run]]) -> list[Place]:
         """Places of which all runs were found, and begun."""
         found: dict[Place, int] = {}
-        for run in claimed:
-            place = (run.queue, run.lane, run.task)
+        for place, run in claimed:
             found[place] = found.get(place, 0) + (1 if run.status != m.QUEUED else UNBEGUN)
         return [place for place, most in asked.items() if found.get(place, 0) < most]
 

@@ -161,17 +161,23 @@ class CommitLoop:
         """Another replica tells what a commit of its own has left for others."""
         self._heard.append((namespace, left))
 
-    def has_backlog(self, namespace: str, tasks: Collection[str] | None = None) -> bool:
-        """Whether runs may wait that a worker with credit for these tasks could take; None means any worker."""
+    def has_backlog(self, namespace: str, tasks: Collection[str] | None = None, version: str = "") -> bool:
+        """Whether runs may wait that a worker with credit for these tasks, in this version, could take; None means any
+        worker."""
         if namespace in self._expected or self._heard:
             return True
         backlog = self._backlogs.get(namespace)
-        return backlog is None or backlog.may_wait(tasks)
+        return backlog is None or backlog.may_wait(tasks, version)
 
     def is_backlog_known(self, namespace: str) -> bool:
         """Whether every lane in which runs wait is listed. If not, a look each second finds the others."""
         backlog = self._backlogs.get(namespace)
         return backlog is None or backlog.lanes.are_all_known
+
+    def has_strays(self, namespace: str) -> bool:
+        """Whether runs wait for their version to come back, or for the end of the patience with it."""
+        backlog = self._backlogs.get(namespace)
+        return backlog is not None and bool(backlog.stays)
 
     def tells_of_worker(self, opened_at: float) -> bool:
         """Whether the end of a stream, opened at this instant of the monotonic clock, tells of its worker: it does not

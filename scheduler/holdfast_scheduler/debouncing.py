@@ -80,11 +80,12 @@ class Debounces:
 
     def _take_over(self, run: Run, new: NewRun, starts_at: int) -> None:
         unit = self._unit
-        task = unit.task(run.task)
+        task = unit.world.definition(unit.namespace, run.task, new.version) or unit.task(run.task)
         assert task is not None
         timeout = new.timeout_us if new.timeout_us is not None else task.timeout_us
         run.order_at = starts_at - new.priority_us
         run.version = new.version
+        run.pinned = bool(new.version)
         run.max_attempts = new.max_attempts or task.max_attempts
         run.deadline_at = unit.now + timeout if timeout is not None else None
         unit.replace_inputs(run, new)

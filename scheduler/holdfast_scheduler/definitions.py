@@ -12,6 +12,11 @@ DEFAULT_FACTOR = 2.0
 DEFAULT_MIN_US = 1_000_000
 DEFAULT_MAX_US = 60_000_000
 
+LATEST = "latest"
+WAIT = "wait"
+VERSION_POLICIES = ("", LATEST, WAIT)
+"""What becomes of runs whose version is gone; empty means LATEST."""
+
 
 def task_row(definition: bytes, version: str, registered_at: int) -> TaskRow:
     """Decode a serialized TaskDefinition; what it leaves out takes the documented defaults."""
@@ -34,6 +39,7 @@ def task_row(definition: bytes, version: str, registered_at: int) -> TaskRow:
         ttl_us=_us(message.ttl) if message.HasField("ttl") else None,
         max_duration_us=_us(message.max_duration) if message.HasField("max_duration") else None,
         queue_limits=queue_limits(message.queue),
+        waits=message.version_policy == WAIT,
     )
 
 

@@ -1,5 +1,8 @@
 """Who starts what: matches runs that are QUEUED with the credit of connected workers, in the commit at hand.
 
+A new run starts on the newest version that has room for it; one that has started before stays with its version, see
+`moving`.
+
 A run that becomes QUEUED while a worker has credit and nothing older waits is started in the same commit. Otherwise it
 stays in its queue, and `backlog` tells the next commit to look there first. Woken runs go back to the worker that
 holds their parked body, ahead of new starts; in limited queues they are admitted in turn with those.
@@ -12,14 +15,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.v1.run_pb2 import TriggerOptions
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
 from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.claiming import Claims, Credit, order_in_lane
-from holdfast_scheduler.model import Checkpoint, Inputs, Order, Run
+from holdfast_scheduler.model import Checkpoint, Inputs, Order, Run, TaskRow
+from holdfast_scheduler.moving import Moves, find_moves, newest_first, strays
 from holdfast_scheduler.propagation import batch_results
 from holdfast_scheduler.unit_of_work import UnitOfWork
+
+NO_OPTIONS: Final = TriggerOptions()
 
 GATED_BODIES: Final = 1_000
 """Woken bodies in limited queues that one commit looks at."""
@@ -51,7 +58,7 @@ def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> None:
     unit.left.opened.update(unit.changed_queues)
     if not _may_begin(unit, offers, backlog):
         return
-    offers = _still_here(unit, offers)
+    offers = newest_first(unit, _still_here(unit, offers))
     sessions = {offer.session: offer for offer in offers}
     woken = _woken(unit, sessions, backlog, gates)
     resumed = [run for run in woken if run.queue not in gates and _resume(unit, run, sessions)]
@@ -62,6 +69,10 @@ def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> None:
     claims = Claims(unit, backlog, gates)
     fresh = [run for run in unit.queued.values() if run.session is None]
     starts: list[Run] = []
+    has_room = any(one.slots > 0 and one.places > 0 for one in offers)
+    if has_room:
+        claims.scan()
+    moves = find_moves(unit, strays(unit, offers, backlog, fresh), offers, backlog)
 
     def begin(run: Run) -> bool:
         if run.session is not None:
@@ -69,16 +80,14 @@ def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> None:
                 return False
             resumed.append(run)
             return True
-        if not _start(unit, run, offers):
+        if not _start(unit, run, offers, moves):
             return False
         starts.append(run)
         return True
 
-    credit = _credit(offers)
-    if credit.room:
-        claims.scan()
+    credit = Credit(offers, moves)
     if bodies or (credit.room and claims.may_claim(credit, fresh)):
-        claims.take(lambda: _credit(offers), fresh, bodies, begin)
+        claims.take(lambda: Credit(offers, moves), fresh, bodies, begin)
     elif credit.room:
         # Nothing waits: what was queued here starts without a look at the database.
         ungated = [run for run in fresh if run.queue not in gates] if gates else fresh
@@ -93,7 +102,7 @@ def _note_left(unit: UnitOfWork, backlog: Backlog, woken: list[Run], sessions: d
     left = unit.left
     for run in unit.queued.values():
         if run.session is None:
-            left.places.add((run.queue, run.lane, run.task))
+            left.places.add((run.queue, run.lane, run.kind))
         elif run.session not in sessions:
             left.bodies = backlog.has_bodies = True
     for place in left.places:
@@ -110,9 +119,11 @@ def _may_begin(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> bool:
     """Whether there is anything to look at."""
     if unit.queued or backlog.is_stale or backlog.has_bodies:
         return True
-    return (
-        backlog.lanes.count > 0 and next(backlog.lanes.turns(_credit(offers).by_task, backlog.closed), None) is not None
-    )
+    if not backlog.lanes.count:
+        return False
+    if next(backlog.lanes.turns(Credit(offers, {}), backlog.closed), None) is not None:
+        return True
+    return bool(strays(unit, offers, backlog, ()))
 
 
 def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
@@ -127,30 +138,32 @@ def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
     return [offer for offer in offers if numbers.get(offer.session) == offer.connection_no]
 
 
-def _credit(offers: list[Offer]) -> Credit:
-    credit = Credit(0, {})
-    for one in offers:
-        room = min(one.slots, one.places)
-        if room > 0:
-            credit.room += room
-            for task in one.tasks:
-                credit.by_task[task] = credit.by_task.get(task, 0) + room
-    return credit
-
-
-def _start(unit: UnitOfWork, run: Run, offers: list[Offer]) -> bool:
-    """Give a run to the worker that has its task and the most room."""
+def _start(unit: UnitOfWork, run: Run, offers: list[Offer], moves: Moves) -> bool:
+    """Give a run to the worker that has its task in its version, and the most room. `offers` begin with the newest
+    version."""
+    version = moves.get(run.kind, run.version) if moves else run.version
     best: Offer | None = None
     for one in offers:
-        if one.slots > 0 and one.places > 0 and run.task in one.tasks and (best is None or one.slots > best.slots):
+        if best is not None and one.version != best.version:
+            break
+        if (
+            one.slots > 0
+            and one.places > 0
+            and run.task in one.tasks
+            and (not version or one.version == version)
+            and (best is None or one.slots > best.slots)
+        ):
             best = one
     if best is None:
         return False
     best.slots -= 1
     best.places -= 1
     unit.queued.pop(run.id, None)
-    if not run.version or run.started_at is None:
+    if run.version != best.version:
         run.version = best.version
+        if unit.world.waits(unit.namespace, run):
+            run.pinned = True
+        unit.rebound.add(run.id)
     unit.transition(run, rules.START, session=best.session)
     return True
 
@@ -231,7 +244,9 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
     for run in starts:
         assert run.session is not None
         new = unit.created.get(run.id)
-        task = unit.world.tasks.get((unit.namespace, run.task))
+        task = unit.world.definition(unit.namespace, run.task, run.version)
+        if task is not None and run.id in unit.rebound:
+            _take_limits(unit, run, task, inputs.get(run.id))
         document, marks = metadata.get(run.id, (new.metadata if new is not None else b"", b""))
         unit.delivery(run.session).starts.append(
             Order(
@@ -244,6 +259,25 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
                 is_reentry=run.fence > 1,
             )
         )
+
+
+def _take_limits(unit: UnitOfWork, run: Run, task: TaskRow, inputs: Inputs | None) -> None:
+    """A run that has just got its version has the limits that this version declares, not those of the one that was the
+    newest when it was triggered; what its trigger asked for stays."""
+    new = unit.created.get(run.id)
+    if new is not None and task is unit.world.tasks.get((unit.namespace, run.task)):
+        return  # it was made with these
+    given = new.options if new is not None else inputs.options if inputs is not None else None
+    options = TriggerOptions.FromString(given) if given else NO_OPTIONS
+    attempts = options.max_attempts or task.max_attempts
+    deadline = run.deadline_at
+    if not options.HasField("timeout") and not options.HasField("debounce"):
+        begun = unit.now if inputs is None else inputs.created_at
+        deadline = begun + task.timeout_us if task.timeout_us is not None else None
+    if (attempts, deadline) != (run.max_attempts, run.deadline_at):
+        run.max_attempts, run.deadline_at = attempts, deadline
+        rules.set_due(run)
+        unit.changed(run)
 
 
 def inputs_of_row(row: tuple[object, ...]) -> Inputs:

@@ -42,6 +42,7 @@ class Connection(Protocol):
     session: bytes
     namespace: str
     worker: str
+    version: str
     tasks: frozenset[str]
     connection_no: int
     told: dict[bytes, int]
@@ -165,9 +166,12 @@ class Engine:
         """All tasks of a namespace."""
         return [task for ns, task in self._world.tasks if ns == namespace]
 
-    def workers(self, namespace: str, task_id: str) -> int:
-        """Workers connected to this replica that have the task."""
-        return self._offer_tasks.get((namespace, task_id), 0)
+    def workers(self, namespace: str, task_id: str, version: str = "") -> int:
+        """Workers connected to this replica that have the task; only those of a version, if one is given."""
+        if not version:
+            return self._offer_tasks.get((namespace, task_id), 0)
+        mine = [one for one in self._connections.values() if one.namespace == namespace and one.version == version]
+        return sum(task_id in one.tasks for one in mine)
 
     # --- for the connections -----------------------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class Engine:
 
     def credit_changed(self, connection: Connection) -> None:
         """A worker can take more: look where runs wait, if any of its tasks may."""
-        if self._commits.has_backlog(connection.namespace, connection.tasks):
+        if self._commits.has_backlog(connection.namespace, connection.tasks, connection.version):
             self.send(m.Look(connection.namespace))
 
     # --- after each commit, and by the clock -------------------------------------------------------------------------
@@ -347,6 +351,8 @@ class Engine:
                 for namespace in {connection.namespace for connection in self._connections.values()}:
                     if self._replicas.others or not self._commits.is_backlog_known(namespace):
                         self._queued_elsewhere(namespace)
+                    elif self._commits.has_strays(namespace):
+                        self.send(m.Look(namespace))
                 if self._replicas.others:
                     for connection in list(self._connections.values()):
                         await self._catch_up(connection)

@@ -131,6 +131,17 @@ class Run:
     waiting_us: int | None = None
     delayed_us: int | None = None  # before it was queued for the first time
     backing_off_us: int | None = None  # before another attempt or recovery
+    pinned: bool = False  # only workers of `version` may execute it, however long none is connected
+
+    @property
+    def kind(self) -> Kind:
+        """What decides which workers may start it."""
+        return (self.task, self.version, self.pinned)
+
+
+Kind = tuple[str, str, bool]
+"""What decides which workers may start a run: its task, its version (empty: any) and whether it is pinned to that. One
+that is not pinned stays with its version while a worker of that is connected, see `moving`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -209,7 +220,7 @@ class NewRun:
     queue: str = ""
     lane: str = ""
     max_attempts: int = 0
-    version: str = ""
+    version: str = ""  # only workers of this version may execute it
     on_parent_end: int = 0
     is_replay: bool = False
     debounce: Debounce | None = None
@@ -220,6 +231,7 @@ class NewRun:
     depth: int = 0
     batch: bytes | None = None
     waited: bool = False
+    parent_version: str = ""  # it stays with the version of the run that waits for it, while a worker of that is there
 
 
 @dataclass(slots=True, eq=False)
@@ -311,6 +323,7 @@ class TaskRow:
     ttl_us: int | None
     max_duration_us: int | None
     queue_limits: QueueLimits = NO_LIMITS
+    waits: bool = False  # a run that has started on this version never moves to another
 
 
 # --- commands: what the edge asks of the engine ----------------------------------------------------------------------
@@ -518,7 +531,7 @@ class Delivery:
 class Left:
     """What one commit has left for other replicas and for the next commit."""
 
-    places: set[tuple[str, str, str]] = field(default_factory=set)  # queue, lane and task of runs that were queued
+    places: set[tuple[str, str, Kind]] = field(default_factory=set)  # queue, lane and kind of runs that were queued
     bodies: bool = False  # woken bodies wait that workers of other replicas hold
     opened: set[str] = field(default_factory=set)  # limited queues of which slots became free or limits changed
     again: bool = False  # a further look would start more

@@ -92,8 +92,10 @@ class QueueFacts:
         return why_queued(self.queue, executing, lane, now, workers + self.workers_elsewhere)
 
 
-def queue_facts(connection: Connection, namespace: str, queue: str, lane: str, task: str, replica: bytes) -> QueueFacts:
-    """The facts about one lane, for a run of a task."""
+def queue_facts(
+    connection: Connection, namespace: str, queue: str, lane: str, task: str, version: str, replica: bytes
+) -> QueueFacts:
+    """The facts about one lane, for a run of a task that needs a worker of this version; of any, when it is empty."""
     row = connection.execute(select(queues).where(queues.c.namespace == namespace, queues.c.name == queue)).first()
     facts = QueueFacts(_queue_row(row) if row is not None else None)
     if row is not None:
@@ -106,5 +108,7 @@ def queue_facts(connection: Connection, namespace: str, queue: str, lane: str, t
         .select_from(sessions.join(tasks, announced))
         .where(sessions.c.namespace == namespace, sessions.c.replica != replica, tasks.c.id == task)
     )
+    if version:
+        elsewhere = elsewhere.where(sessions.c.version == version)
     facts.workers_elsewhere = connection.execute(elsewhere).scalar_one()
     return facts

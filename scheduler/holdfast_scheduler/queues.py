@@ -25,7 +25,7 @@ DEPTHS_KEPT: Final = 10_000
 
 def declare(unit: UnitOfWork, names: Iterable[str]) -> None:
     """Take over what the tasks of these queues declare in their newest versions. An override stays."""
-    _begin_change(unit)
+    begin_change(unit)
     declared = _declared(unit, names)
     rows = store.lock_queues(unit.tx, unit.namespace, declared)
     changed = []
@@ -66,11 +66,12 @@ def _declared(unit: UnitOfWork, names: Iterable[str]) -> dict[str, QueueLimits]:
 
 
 def _lock(unit: UnitOfWork, name: str) -> QueueRow:
-    _begin_change(unit)
+    begin_change(unit)
     return store.lock_queues(unit.tx, unit.namespace, [name]).get(name) or QueueRow(name, NO_LIMITS)
 
 
-def _begin_change(unit: UnitOfWork) -> None:
+def begin_change(unit: UnitOfWork) -> None:
+    """Have all schedulers read queues and definitions again after this commit."""
     unit.learn_queues()  # before the change: what this commit may take back must not be kept
     # Changes of a namespace's queues come one after the other, so that each sees what the one before has declared.
     store.announce_queue_change(unit.tx, unit.namespace)

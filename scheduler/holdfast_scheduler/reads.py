@@ -413,7 +413,8 @@ def situation(connection: Connection, namespace: str, run_id: bytes, replica: by
         )
         found.last_checkpoint = connection.execute(newest).first()
     if row.status == QUEUED:
-        found.queue = queue_facts(connection, namespace, row.queue, row.lane, row.task, replica)
+        version = row.version if row.pinned else ""
+        found.queue = queue_facts(connection, namespace, row.queue, row.lane, row.task, version, replica)
         before = sa.or_(runs.c.order_at < row.order_at, and_(runs.c.order_at == row.order_at, runs.c.id < row.id))
         looked_at = (
             select(before.label("is_before"), (runs.c.lane == row.lane).label("is_in_lane"))

@@ -68,6 +68,7 @@ runs = Table(
     Column("waiting_us", BigInteger),
     Column("delayed_us", BigInteger),
     Column("backing_off_us", BigInteger),
+    _required("pinned", Boolean, "false"),
     PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
     CheckConstraint("status IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)", name="runs_status"),
     CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),
@@ -76,13 +77,16 @@ runs = Table(
     CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
     postgresql_with={"fillfactor": "70"},
 )
-# What may be claimed, lane by lane; the task is in it so that a backlog which nobody can take is never read.
+# What may be claimed, lane by lane; task, version and pin are in it so that a backlog which nobody can take is never
+# read.
 Index(
     "runs_claimable",
     runs.c.namespace,
     runs.c.queue,
     runs.c.lane,
     runs.c.task,
+    runs.c.version,
+    runs.c.pinned,
     runs.c.order_at,
     runs.c.id,
     postgresql_where=text("status = 2 AND session IS NULL"),
@@ -344,10 +348,21 @@ tasks = Table(
     _required("namespace", Text),
     _required("id", Text),
     _required("version", Text),
-    _required("registered_at", BigInteger),  # when the version was first announced: the newest one is the task's
+    _required("registered_at", BigInteger),  # that of the version: the newest definition is the task's
     _required("definition", LargeBinary),  # serialized TaskDefinition
     _required("queue", Text, "''"),  # name of its queue
     PrimaryKeyConstraint("namespace", "id", "version", name="tasks_pkey"),
+)
+
+# A version is as old as its first announcement, by whatever worker, to whatever scheduler.
+versions = Table(
+    "versions",
+    metadata,
+    _required("namespace", Text),
+    _required("version", Text),
+    _required("registered_at", BigInteger),
+    Column("left_at", BigInteger),  # when the last session of one of its workers ended
+    PrimaryKeyConstraint("namespace", "version", name="versions_pkey"),
 )
 
 # Queues that have, or once had, limits of their own, an override or a pause. All others have no row.
@@ -367,8 +382,8 @@ queues = Table(
     PrimaryKeyConstraint("namespace", "name", name="queues_pkey"),
 )
 
-# A number that grows with every change of a queue. Schedulers keep the limits in memory and read them again when it
-# differs; each commit reads it together with the clock.
+# A number that grows with every change of a queue or a task's definition. Schedulers keep both in memory and read them
+# again when it differs; each commit reads it together with the clock.
 queue_changes = Table(
     "queue_changes",
     metadata,
@@ -388,6 +403,7 @@ sessions = Table(
     _required("lease_until", BigInteger),
     _required("worker", Text),
     _required("version", Text),
+    _required("tasks", Text, "'[]'"),  # JSON list
     PrimaryKeyConstraint("namespace", "id", name="sessions_pkey"),
     postgresql_with={"fillfactor": "50"},
 )

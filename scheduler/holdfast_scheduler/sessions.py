@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from holdfast_scheduler import model as m
 from holdfast_scheduler import queues, store
 from holdfast_scheduler import run_machine as rules
@@ -20,9 +22,9 @@ def lease_us(unit: UnitOfWork) -> int:
 def open_session(unit: UnitOfWork, command: OpenSession, replica: bytes) -> int:
     """Begin a session and learn its tasks. Returns the connection number."""
     lease_until = unit.now + lease_us(unit)
-    row = (unit.namespace, command.session, command.secret, 1, replica, lease_until, command.worker, command.version)
-    store.upsert_session(unit.tx, row)
-    _register(unit, command.definitions)
+    who = (command.worker, command.version, _tasks(command.definitions))
+    store.upsert_session(unit.tx, (unit.namespace, command.session, command.secret, 1, replica, lease_until, *who))
+    _register(unit, command.version, command.definitions)
     return 1
 
 
@@ -34,21 +36,29 @@ def resume_session(unit: UnitOfWork, command: ResumeSession, replica: bytes) -> 
         return None
     number = int(row[2]) + 1
     lease_until = unit.now + lease_us(unit)
-    store.upsert_session(
-        unit.tx, (unit.namespace, command.session, row[1], number, replica, lease_until, row[5], row[6])
-    )
-    _register(unit, command.definitions)
+    version = row[6]
+    tasks = _tasks(command.definitions) if command.definitions else row[7]
+    session = (command.session, row[1], number, replica, lease_until, row[5], version, tasks)
+    store.upsert_session(unit.tx, (unit.namespace, *session))
+    _register(unit, version, command.definitions)
     return number
 
 
-def _register(unit: UnitOfWork, definitions: list[m.TaskRow]) -> None:
+def _tasks(definitions: list[m.TaskRow]) -> str:
+    return json.dumps(sorted(row.id for row in definitions))
+
+
+def _register(unit: UnitOfWork, version: str, definitions: list[m.TaskRow]) -> None:
     """Write definitions that are new or differ, and the limits of queues that they declare. A version is as old as its
     first announcement to any replica, so that an old worker that reconnects does not become the newest."""
     namespace, world = unit.namespace, unit.world
+    first_at = world.versions.get((namespace, version))
+    if first_at is None:
+        first_at = store.register_version(unit.tx, namespace, version, unit.now)
     unknown = [row for row in definitions if world.version_of(namespace, row.id, row.version) is None]
     stored: dict[str, Row] = {}
     if unknown:
-        stored = store.load_version(unit.tx, namespace, unknown[0].version, [row.id for row in unknown])
+        stored = store.load_version(unit.tx, namespace, version, [row.id for row in unknown])
     new: list[Row] = []
     changed: list[Row] = []
     affected: dict[str, bool] = {}  # queue → whether any of these tasks declares limits for it
@@ -56,7 +66,7 @@ def _register(unit: UnitOfWork, definitions: list[m.TaskRow]) -> None:
         known = world.version_of(namespace, row.id, row.version)
         if known is None and row.id in stored:
             known = task_row(stored[row.id][2], row.version, stored[row.id][1])
-        row.registered_at = unit.now if known is None else known.registered_at
+        row.registered_at = first_at
         if known is None:
             new.append((namespace, row.id, row.version, row.registered_at, row.definition, row.queue))
         elif known.definition != row.definition:
@@ -65,6 +75,8 @@ def _register(unit: UnitOfWork, definitions: list[m.TaskRow]) -> None:
         else:
             continue
         affected[row.queue] = affected.get(row.queue, False) or row.queue_limits != m.NO_LIMITS
+    if new or changed:
+        queues.begin_change(unit)  # other schedulers are to know them
     if new:
         store.insert_tasks(unit.tx, new)
     if changed:
@@ -180,6 +192,8 @@ def end_session(unit: UnitOfWork, command: EndSession) -> bool:
     elif row is not None and int(row[4]) >= unit.now:
         return False  # it renewed its lease meanwhile
     store.delete_session(unit.tx, unit.namespace, command.session)
+    if row is not None:
+        store.leave_version(unit.tx, unit.namespace, row[6], unit.now)
     error = error_bytes("CRASHED", "WorkerLost", command.evidence) if command.lost else None
     for run in unit.adopt(store.load_session_runs(unit.tx, unit.namespace, command.session)):
         if run.session != command.session:

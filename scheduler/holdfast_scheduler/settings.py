@@ -23,6 +23,7 @@ _DURATIONS: Final = (
     "hold",
     "cancel_grace",
     "resume_patience",
+    "version_patience",
     "stop_grace",
 )
 """Settings that HOLDFAST_LEASE and so on may change."""
@@ -90,6 +91,7 @@ class Settings:
     cancel_grace: float = 30.0
     resume_patience: float = 5.0
     look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for, at the least
+    version_patience: float = 5.0  # how long after the last worker of a version has gone its runs still wait for it
     max_recoveries: int = 10
     stop_grace: float = 10.0  # for calls in flight when the scheduler stops
 
@@ -111,9 +113,9 @@ class Settings:
         """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults.
 
         HOLDFAST_LEASE, HOLDFAST_RENEW_INTERVAL, HOLDFAST_RECONNECT_GRACE, HOLDFAST_HOLD, HOLDFAST_CANCEL_GRACE,
-        HOLDFAST_RESUME_PATIENCE and HOLDFAST_STOP_GRACE, in seconds, are for tests and unusual networks. The renewal
-        interval follows the lease when only that is given. Raises: SettingError when one is not a number above 0, or
-        the lease would end between two renewals.
+        HOLDFAST_RESUME_PATIENCE, HOLDFAST_VERSION_PATIENCE and HOLDFAST_STOP_GRACE, in seconds, are for tests and
+        unusual networks. The renewal interval follows the lease when only that is given. Raises: SettingError when one
+        is not a number above 0, or the lease would end between two renewals.
         """
         found = os.environ if environment is None else environment
         made = cls(

@@ -48,6 +48,7 @@ _RUN_CHANGING: Final = (
     "waiting_us",
     "delayed_us",
     "backing_off_us",
+    "pinned",
 )
 RUN_COLUMNS: Final = tuple(Run.__dataclass_fields__)
 _RUN_SELECT: Final = ", ".join(RUN_COLUMNS)
@@ -120,25 +121,33 @@ def load_open_children(tx: Transaction, namespace: str, parents: Sequence[bytes]
     return [Run(*row) for row in tx.fetch_in(sql, sorted(parents), (namespace,), lock="id", most=most)]
 
 
-_PLACE: Final = (("queue", sa.Text), ("lane", sa.Text), ("task", sa.Text))
+_PLACE: Final = (
+    ("queue", sa.Text),
+    ("lane", sa.Text),
+    ("task", sa.Text),
+    ("version", sa.Text),
+    ("pinned", sa.Boolean),
+)
 _CLAIM: Final = (
     f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND queue = {{queue}} AND lane = {{lane}} AND task = {{task}}"
-    " AND status = 2 AND session IS NULL ORDER BY order_at, id LIMIT {most}"
+    " AND version = {version} AND pinned = {pinned} AND status = 2 AND session IS NULL"
+    " ORDER BY order_at, id LIMIT {most}"
 )
 _NEXT_PLACE: Final = (
-    "SELECT queue, lane, task FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
-    " AND (queue, lane, task) > ({queue}, {lane}, {task}) ORDER BY queue, lane, task LIMIT 1"
+    "SELECT queue, lane, task, version, pinned FROM runs WHERE namespace = ? AND status = 2 AND session IS NULL"
+    " AND (queue, lane, task, version, pinned) > ({queue}, {lane}, {task}, {version}, {pinned})"
+    " ORDER BY queue, lane, task, version, pinned LIMIT 1"
 )
 
 
 def claim(tx: Transaction, namespace: str, places: Sequence[Row]) -> list[Run]:
-    """Lock and load queued runs that any worker with their task may start: for each place (queue, lane, task, most) the
+    """Lock and load queued runs that wait for a start: for each place (queue, lane, task, version, pinned, most) the
     first ones of their order, passing over runs that another replica has locked."""
     return [Run(*row) for row in tx.claim_each(_CLAIM, (*_PLACE, ("most", sa.Integer)), places, (namespace,))]
 
 
 def claimable_places(tx: Transaction, namespace: str, after: Row, limit: int) -> list[Row]:
-    """(queue, lane, task) of which runs wait for a start, in this order, after a place."""
+    """(queue, lane, task, version, pinned) of which runs wait for a start, in this order, after a place."""
     return tx.leap(_NEXT_PLACE, _PLACE, after, (namespace,), limit)
 
 
@@ -215,6 +224,7 @@ def insert_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.waiting_us,
                 r.delayed_us,
                 r.backing_off_us,
+                r.pinned,
             )
             for r in runs
         ],
@@ -257,6 +267,7 @@ def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.waiting_us,
                 r.delayed_us,
                 r.backing_off_us,
+                r.pinned,
             )
             for r in runs
         ],
@@ -563,6 +574,11 @@ def load_tasks(tx: Transaction) -> list[Row]:
     return tx.fetch("SELECT namespace, id, version, registered_at, definition FROM tasks ORDER BY registered_at")
 
 
+def known_tasks(tx: Transaction) -> list[Row]:
+    """(namespace, id, version) of all definitions."""
+    return tx.fetch("SELECT namespace, id, version FROM tasks")
+
+
 def load_version(tx: Transaction, namespace: str, version: str, tasks: Sequence[str]) -> dict[str, Row]:
     """(id, registered_at, definition) of what one version announced, by task id."""
     sql = "SELECT id, registered_at, definition FROM tasks WHERE namespace = ? AND version = ? AND id {in}"
@@ -582,11 +598,38 @@ def update_tasks(tx: Transaction, rows: Sequence[Row]) -> None:
     tx.update(schema.tasks, ("namespace", "id", "version"), ("definition", "queue"), sorted(rows))
 
 
-_SESSION: Final = ("secret", "connection_no", "replica", "lease_until", "worker", "version")
+def register_version(tx: Transaction, namespace: str, version: str, now: int) -> int:
+    """The instant of a version's first announcement, which is now if this is it. No two versions have the same."""
+    tx.execute(
+        "INSERT INTO versions (namespace, version, registered_at) SELECT ?, ?, max(at) FROM (SELECT ? AS at UNION ALL"
+        " SELECT max(registered_at) + 1 FROM versions WHERE namespace = ?) AS instants"
+        " WHERE true ON CONFLICT DO NOTHING",
+        (namespace, version, now, namespace),
+    )
+    return int(load_versions(tx, namespace, [version])[version][0])
+
+
+def load_versions(tx: Transaction, namespace: str, versions: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """(first announcement, end of the last session) of versions."""
+    sql = "SELECT version, registered_at, left_at FROM versions WHERE namespace = ? AND version {in}"
+    return {row[0]: (row[1], row[2]) for row in tx.fetch_in(sql, versions, (namespace,))}
+
+
+def leave_version(tx: Transaction, namespace: str, version: str, now: int) -> None:
+    """Note that a session of a version has ended."""
+    tx.execute("UPDATE versions SET left_at = ? WHERE namespace = ? AND version = ?", (now, namespace, version))
+
+
+def connected(tx: Transaction, namespace: str) -> list[Row]:
+    """(version, JSON list of its tasks) of the sessions of a namespace, without repeats."""
+    return tx.fetch("SELECT DISTINCT version, tasks FROM sessions WHERE namespace = ?", (namespace,))
+
+
+_SESSION: Final = ("secret", "connection_no", "replica", "lease_until", "worker", "version", "tasks")
 
 
 def load_session(tx: Transaction, namespace: str, session: bytes) -> Row | None:
-    """Lock and load (id, secret, connection_no, replica, lease_until, worker, version)."""
+    """Lock and load (id, secret, connection_no, replica, lease_until, worker, version, tasks)."""
     sql = f"SELECT id, {', '.join(_SESSION)} FROM sessions WHERE namespace = ? AND id {{in}}"
     rows = tx.fetch_in(sql, [session], (namespace,), lock="id")
     return rows[0] if rows else None
@@ -599,7 +642,7 @@ def lock_connections(tx: Transaction, namespace: str, sessions: Sequence[bytes])
 
 
 def upsert_session(tx: Transaction, row: Row) -> None:
-    """Write (namespace, id, secret, connection_no, replica, lease_until, worker, version)."""
+    """Write (namespace, id, secret, connection_no, replica, lease_until, worker, version, tasks)."""
     tx.upsert(schema.sessions, ("namespace", "id"), _SESSION, [row])
 
 
@@ -726,7 +769,8 @@ def write_queues(tx: Transaction, namespace: str, queues: Iterable[QueueRow]) ->
 
 
 def announce_queue_change(tx: Transaction, namespace: str) -> None:
-    """Have every scheduler read the queues again once this is committed. Whoever comes next waits for that."""
+    """Have every scheduler read queues and definitions again once this is committed. Whoever comes next waits until
+    then."""
     tx.execute(
         "INSERT INTO queue_changes (namespace, number) VALUES (?, 1)"
         " ON CONFLICT (namespace) DO UPDATE SET number = queue_changes.number + 1",

@@ -156,7 +156,7 @@ class Trigger:
             if digest is not None:
                 self._take(digest, new, merged.id)
             return Handle(merged.id, True)
-        run = self._new_run(new, task)
+        run = self._new_run(new, self._definition(new, task))
         if run.status == m.QUEUED and (fault := self._depths.take(run.queue)) is not None:
             return fault
         if digest is not None:
@@ -164,6 +164,11 @@ class Trigger:
         unit.create(run, new)
         unit.world.lineage[new.id] = Lineage(new.parent, new.root or new.id, new.depth, new.task)
         return Handle(new.id)
+
+    def _definition(self, new: NewRun, newest: m.TaskRow) -> m.TaskRow:
+        """The definition that counts for a new run: that of the version that it is to start on."""
+        version = new.version or new.parent_version
+        return self._unit.world.definition(self._unit.namespace, new.task, version) or newest if version else newest
 
     def _freed(self, held: _Held) -> bool:
         run = self._unit.runs.get(held.subject)
@@ -210,7 +215,7 @@ class Trigger:
         run = Run(
             id=new.id,
             task=new.task,
-            version=new.version,
+            version=new.version or new.parent_version,
             queue=new.queue or task.queue,
             lane=new.lane,
             order_at=start_at - new.priority_us,
@@ -236,6 +241,7 @@ class Trigger:
             on_parent_end=new.on_parent_end,
             awaited=new.waited,
             since=now,
+            pinned=bool(new.version),
         )
         rules.set_due(run)
         if new.debounce is not None:
@@ -250,6 +256,8 @@ class Trigger:
         new.root = line.root if line is not None else asker.id
         new.depth = (line.depth if line is not None else 0) + 1
         new.waited = wait
+        if wait and asker.version and self._unit.world.version_of(self._unit.namespace, new.task, asker.version):
+            new.parent_version = asker.version
         if not new.on_parent_end:
             new.on_parent_end = m.ON_PARENT_END_CANCEL if wait else m.ON_PARENT_END_DETACH
 

@@ -49,7 +49,10 @@ class World:
             resume_patience_us=round(settings.resume_patience * 1e6),
             cancel_grace_us=round(settings.cancel_grace * 1e6),
         )
+        self.version_patience_us = round(settings.version_patience * 1e6)
         self.tasks: dict[tuple[str, str], TaskRow] = {}
+        self.versions: dict[tuple[str, str], int] = {}
+        """Instants of the first announcements of versions, by namespace and version."""
         self._versions: dict[tuple[str, str, str], TaskRow] = {}
         self._policies: dict[tuple[str, str, str], rules.Policy] = {}
         self.lineage: OrderedDict[bytes, Lineage] = OrderedDict()
@@ -74,6 +77,7 @@ class World:
         known = self.tasks.get((namespace, row.id))
         if known is None or known.version == row.version or known.registered_at <= row.registered_at:
             self.tasks[namespace, row.id] = row
+        self.versions[namespace, row.version] = row.registered_at
         self._versions[namespace, row.id, row.version] = row
         self._policies[namespace, row.id, row.version] = rules.Policy(
             factor=row.factor,
@@ -87,8 +91,17 @@ class World:
         """The definition that one version of a task announced."""
         return self._versions.get((namespace, task, version))
 
+    def definition(self, namespace: str, task: str, version: str) -> TaskRow | None:
+        """The definition that a version announced, else the newest."""
+        return self._versions.get((namespace, task, version)) or self.tasks.get((namespace, task))
+
+    def waits(self, namespace: str, run: Run) -> bool:
+        """Whether the version that the run has starts no run of the task that may move to another."""
+        found = self._versions.get((namespace, run.task, run.version))
+        return found is not None and found.waits
+
     def policy(self, namespace: str, run: Run) -> rules.Policy:
-        """The policy of the version that the run started on, else of the newest."""
+        """The policy of the version that the run is on, else of the newest."""
         found = self._policies.get((namespace, run.task, run.version))
         if found is None and (row := self.tasks.get((namespace, run.task))) is not None:
             found = self._policies.get((namespace, run.task, row.version))
@@ -145,6 +158,7 @@ class UnitOfWork:
         self.ended_sessions: set[bytes] = set()
         self.let_go: list[tuple[bytes, bytes]] = []  # (session, run): the session has the run no longer
         self.untold: dict[bytes, tuple[int, int]] = {}  # run → (told, pushed): settled in between, not told here
+        self.rebound: set[bytes] = set()  # runs that got a version here, their first or another
         self.vacated: set[tuple[str, str]] = set()  # (queue, lane) in which runs gave up their slots
         self.opened: set[str] = set()  # queues to look into though they were found closed
         self.timed_queues: list[tuple[int, str]] = []  # (instant, queue): when a rate limit admits a start again
@@ -177,16 +191,27 @@ class UnitOfWork:
     # --- queues -------------------------------------------------------------------------------------------------------
 
     def learn_queues(self) -> None:
-        """Have the world know all queues that have a row."""
+        """Have the world know all queues that have a row, and all definitions."""
         world = self.world
         if world.queue_changes == self.tx.queue_changes:
             return
+        self._learn_tasks()
         world.queues = {}
         for namespace, row in store.load_queues(self.tx):
             world.queues.setdefault(namespace, {})[row.name] = row
         world.gates = {namespace: _gates(rows) for namespace, rows in world.queues.items()}
         world.deep_queues = {namespace: _deep_queues(rows) for namespace, rows in world.queues.items()}
         world.queue_changes = self.tx.queue_changes
+
+    def _learn_tasks(self) -> None:
+        """Read what workers have announced to other schedulers."""
+        missing: dict[tuple[str, str], list[str]] = {}
+        for namespace, task, version in store.known_tasks(self.tx):
+            if self.world.version_of(namespace, task, version) is None:
+                missing.setdefault((namespace, version), []).append(task)
+        for (namespace, version), tasks in missing.items():
+            for _id, registered_at, definition in store.load_version(self.tx, namespace, version, tasks).values():
+                self.world.learn(namespace, task_row(definition, version, registered_at))
 
     def queue(self, name: str) -> QueueRow | None:
         """A queue, if it has a row; as of the begin of this commit, and with what the commit itself changed."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from holdfast import registry
 from holdfast._hooks import HookOptions
-from holdfast._task import Task
+from holdfast._task import Task, VersionPolicy
 from holdfast.context import AbortSignal, Context
 from holdfast.durations import Duration
 from holdfast.queues import Queue
@@ -146,6 +146,7 @@ def task(
     timeout: Duration | None = None,
     ttl: Duration | None = None,
     max_recoveries: int | None = None,
+    version_policy: VersionPolicy = "latest",
     **hooks: Unpack[HookOptions],
 ) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -157,7 +158,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     `id` is unique in the namespace; by default the function's name. `retry` says how failed attempts are retried (3
     attempts by default), `queue` where runs wait (by default in a queue of the task's own), `max_duration` the longest
     executing time of one attempt, `timeout` the longest wall-clock time of the run, `ttl` how long a run may wait for
-    its first start, `max_recoveries` how often it is dispatched again when workers are lost (10 by default). The hooks,
+    its first start, `max_recoveries` how often it is dispatched again when workers are lost (10 by default).
+    `version_policy` says what becomes of a run that has started when no worker of its version is connected any more: it
+    moves to the newest version ("latest", the default), or waits for a worker of its own ("wait"). The hooks,
     `on_failure=...` and the like, are those of `HookOptions`; for all tasks there is `tasks.on_failure` and the like.
 
     Raises: TaskDefinitionError, DuplicateTaskError, InvalidDurationError.

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, get_args, overload
 
 from holdfast import (
     _hooks,
@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 R = TypeVar("R")
 
+VersionPolicy: TypeAlias = Literal["latest", "wait"]
+"""What becomes of a run that has started when no worker of its version is connected any more: it moves to the newest
+version that is, or waits for a worker of its own."""
+
 MAX_RECOVERIES = 1000
 MAX_DESCRIPTION_CHARS = 2000
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
@@ -68,6 +72,7 @@ class Task(Generic[P, R]):
         timeout: Duration | None = None,
         ttl: Duration | None = None,
         max_recoveries: int | None = None,
+        version_policy: VersionPolicy = "latest",
         local_names: Mapping[str, Any] | None = None,
         **hooks: Unpack[HookOptions],
     ) -> None:
@@ -81,6 +86,7 @@ class Task(Generic[P, R]):
         self.timeout = _limit(timeout, self.id, "timeout")
         self.ttl = _limit(ttl, self.id, "ttl")
         self.max_recoveries = _checked_recoveries(self.id, max_recoveries)
+        self.version_policy = _checked_version_policy(self.id, version_policy)
         self.hooks = _hooks.of_task(hooks, self.id)
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = signature.read(function, self.id)
@@ -208,6 +214,7 @@ class Task(Generic[P, R]):
             payload_schema=self.payload_codec.schema(),
             output_schema=self.output_codec.schema(),
             description=_first_paragraph(self.function),
+            version_policy="" if self.version_policy == "latest" else self.version_policy,
         )
         if self.max_duration is not None:
             message.max_duration.CopyFrom(durations.to_message(self.max_duration))
@@ -300,6 +307,12 @@ def _checked_recoveries(task_id: str, value: int | None) -> int:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RECOVERIES:
         raise TaskDefinitionError(f"Task {task_id!r}: max_recoveries={value!r} is not between 1 and {MAX_RECOVERIES}.")
+    return value
+
+
+def _checked_version_policy(task_id: str, value: VersionPolicy) -> VersionPolicy:
+    if value not in get_args(VersionPolicy):
+        raise TaskDefinitionError(f'Task {task_id!r}: version_policy={value!r} is neither "latest" nor "wait".')
     return value
 
 

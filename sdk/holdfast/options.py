@@ -66,7 +66,7 @@ class TriggerOptions(TypedDict, total=False):
     timeout: Duration
     """Overrides the task's limit of the wall-clock time of the run."""
     version: str
-    """Only a worker of this version may start it."""
+    """Only workers of this version may execute it, however long none is connected."""
     on_parent_end: ParentEnd
     """What happens to the child when its parent is canceled or fails; "cancel" when the parent waits for it, else
     "detach"."""

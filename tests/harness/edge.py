@@ -88,7 +88,7 @@ class FakeEngine:
     def task_ids(self, namespace: str) -> list[str]:
         return ["export", "import"]
 
-    def workers(self, namespace: str, task_id: str) -> int:
+    def workers(self, namespace: str, task_id: str, version: str = "") -> int:
         return 1 if task_id == "export" else 0
 
     # --- rows ---------------------------------------------------------------------------------------------------------

@@ -378,8 +378,10 @@ class Driver:
     ) -> list[m.TaskRow]:
         """Definitions of tasks; `queue` is that of each of them, `retry` are fields of TaskRow."""
         rows = []
+        policy = "wait" if retry.get("waits") else ""
         for name in tasks:
-            row = task_row(TaskDefinition(id=name, queue=queue).SerializeToString(), version, 0)
+            definition = TaskDefinition(id=name, queue=queue, version_policy=policy)
+            row = task_row(definition.SerializeToString(), version, 0)
             for field_name, value in {"randomize": False, **retry}.items():
                 setattr(row, field_name, value)
             rows.append(row)

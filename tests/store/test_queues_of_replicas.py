@@ -150,7 +150,7 @@ def test_what_one_replica_leaves_queued_the_other_starts_when_it_is_told(two: tu
     worker = there.worker("t", slots=1)
     run_id = here.trigger(lane="k").run_id
     left = here.committed[-1].left
-    assert left.places == {("task/t", "k", "t")}
+    assert left.places == {("task/t", "k", ("t", "", False))}
     there.loop.hear(NAMESPACE, left)
     there.look()
     assert run_id in worker.bodies

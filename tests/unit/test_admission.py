@@ -201,14 +201,17 @@ def test_runs_of_lanes_take_turns() -> None:
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 
-def order(lanes: Lanes, *tasks: str, closed: dict[str, frozenset[str] | None] | None = None) -> list[str]:
-    return [f"{turn.queue}/{turn.lane}" for turn in lanes.turns(tasks or ("t",), closed or {})]
+T, U, V = (("t", "", False), ("u", "", False), ("v", "1", True))
+
+
+def order(lanes: Lanes, *kinds: m.Kind, closed: dict[str, frozenset[str] | None] | None = None) -> list[str]:
+    return [f"{turn.queue}/{turn.lane}" for turn in lanes.turns(kinds or (T,), closed or {})]
 
 
 def test_the_least_recently_served_lane_comes_first() -> None:
     lanes = Lanes()
     for lane in "abc":
-        lanes.add("q", lane, "t")
+        lanes.add("q", lane, T)
     assert order(lanes) == ["q/a", "q/b", "q/c"]
     lanes.serve("q", "a")
     assert order(lanes) == ["q/b", "q/c", "q/a"]
@@ -219,19 +222,19 @@ def test_the_least_recently_served_lane_comes_first() -> None:
 def test_a_lane_keeps_its_place_while_nothing_waits_in_it() -> None:
     lanes = Lanes()
     for lane in "ab":
-        lanes.add("q", lane, "t")
+        lanes.add("q", lane, T)
     lanes.serve("q", "a")
     lanes.serve("q", "b")
-    lanes.remove("q", "b", "t")
+    lanes.remove("q", "b", T)
     lanes.serve("q", "a")
-    lanes.add("q", "b", "t")
+    lanes.add("q", "b", T)
     assert order(lanes) == ["q/b", "q/a"]
 
 
 def test_lanes_of_all_queues_take_turns() -> None:
     lanes = Lanes()
     for name in ("x", "y"):
-        lanes.add(name, "", "t")
+        lanes.add(name, "", T)
     lanes.serve("x", "")
     assert order(lanes) == ["y/", "x/"]
     assert order(lanes, closed={"y": None}) == ["x/"]
@@ -242,49 +245,49 @@ def test_lanes_of_all_queues_take_turns() -> None:
 def test_a_new_lane_comes_before_all_that_are_busy() -> None:
     lanes = Lanes()
     for lane in "abc":
-        lanes.add("q", lane, "t")
+        lanes.add("q", lane, T)
     for _ in range(50):
         for lane in "abc":
             lanes.serve("q", lane)
-    lanes.add("q", "new", "t")
+    lanes.add("q", "new", T)
     assert order(lanes)[0] == "q/new"
 
 
 def test_a_stream_of_new_lanes_cannot_keep_an_old_one_from_its_turn() -> None:
     lanes = Lanes()
-    lanes.add("q", "old", "t")
+    lanes.add("q", "old", T)
     lanes.serve("q", "old")
     served = 0
     for number in range(8 * HEAD_START):
         for part in "xy":  # twice as many come as are served
-            lanes.add("q", f"{part}{number}", "t")
-        first = next(lanes.turns(("t",), {}))
+            lanes.add("q", f"{part}{number}", T)
+        first = next(lanes.turns((T,), {}))
         lanes.serve("q", first.lane)
         served += first.lane == "old"
         if first.lane != "old":
-            lanes.remove("q", first.lane, "t")
+            lanes.remove("q", first.lane, T)
     assert served >= 2
 
 
-def test_only_lanes_with_wanted_tasks_have_turns() -> None:
+def test_only_lanes_with_wanted_kinds_have_turns() -> None:
     lanes = Lanes()
-    lanes.add("q", "a", "t")
-    lanes.add("q", "a", "u")
-    lanes.add("q", "b", "u")
-    assert order(lanes, "t") == ["q/a"]
-    assert order(lanes, "u") == ["q/a", "q/b"]
-    (turn,) = lanes.turns(("t", "v"), {})
-    assert turn.tasks == {"t"}
-    lanes.remove("q", "a", "t")
-    assert order(lanes, "t") == []
-    assert lanes.tasks({}) == {"u"}
-    assert lanes.tasks({"q": None}) == frozenset()
+    lanes.add("q", "a", T)
+    lanes.add("q", "a", U)
+    lanes.add("q", "b", U)
+    assert order(lanes, T) == ["q/a"]
+    assert order(lanes, U) == ["q/a", "q/b"]
+    (turn,) = lanes.turns((T, V), {})
+    assert turn.kinds == {T}
+    lanes.remove("q", "a", T)
+    assert order(lanes, T) == []
+    assert lanes.kinds({}) == {U}
+    assert lanes.kinds({"q": None}) == frozenset()
 
 
 def test_what_is_kept_in_memory_is_bounded() -> None:
     lanes = Lanes()
     for number in range(LANES_KNOWN + 10):
-        lanes.add("q", str(number), "t")
+        lanes.add("q", str(number), T)
     assert lanes.count == LANES_KNOWN
     assert not lanes.are_all_known
     for number in range(5 * HEAD_START):
@@ -296,9 +299,9 @@ def test_what_is_kept_in_memory_is_bounded() -> None:
 def test_a_scan_replaces_the_list_and_keeps_whose_turn_it_is() -> None:
     lanes = Lanes()
     for lane in "abc":
-        lanes.add("q", lane, "t")
+        lanes.add("q", lane, T)
     lanes.serve("q", "a")
-    lanes.replace([("q", "a", "t"), ("q", "new", "t"), ("q", "c", "t")], are_all=True)
+    lanes.replace([("q", "a", T), ("q", "new", T), ("q", "c", T)], are_all=True)
     assert order(lanes) == ["q/c", "q/new", "q/a"]
     assert lanes.count == 3
     lanes.replace([], are_all=True)
@@ -321,9 +324,9 @@ def test_every_waiting_lane_has_exactly_one_turn(steps: list[tuple[str, str, str
             lanes.serve(name, lane)
             last[name, lane] = at
             continue
-        getattr(lanes, what)(name, lane, "t")
+        getattr(lanes, what)(name, lane, T)
         (waiting.add if what == "add" else waiting.discard)((name, lane))
-    turns = [(turn.queue, turn.lane) for turn in lanes.turns(("t",), {})]
+    turns = [(turn.queue, turn.lane) for turn in lanes.turns((T,), {})]
     assert sorted(turns) == sorted(waiting)
     assert lanes.count == len(waiting)
     served = [last[turn] for turn in turns if turn in last]

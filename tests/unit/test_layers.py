@@ -19,6 +19,7 @@ SCHEDULER_ROWS = (
         "reporting",
         "sessions",
         "backlog",
+        "moving",
         "queues",
         "debouncing",
         "claiming",

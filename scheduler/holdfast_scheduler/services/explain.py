@@ -125,6 +125,11 @@ def _queued(situation: Situation, workers: int) -> str:
         return f"It is queued {limit}{because}."
     head = f"It is queued in {row.queue!r}{because}"
     workers += situation.queue.workers_elsewhere
+    if not workers and row.pinned:
+        return (
+            f"{head}, and waits for a worker of version {row.version!r}, which it is pinned to: no connected one has"
+            f" the task {row.task!r} in it."
+        )
     if not workers:
         return f"{head}, and no connected worker has the task {row.task!r}."
     have = "1 connected worker has" if workers == 1 else f"{workers} connected workers have"

@@ -141,8 +141,10 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         if row.status != QUEUED or row.reason != NO_REASON:
             return
         engine = self._engine
-        facts = await engine.read(queue_facts, namespace, row.queue, row.lane, row.task, engine.replica)
-        run.status_reason = facts.why(row.lane, now_us(), engine.workers(namespace, row.task))  # type: ignore[assignment]
+        version = row.version if row.pinned else ""
+        facts = await engine.read(queue_facts, namespace, row.queue, row.lane, row.task, version, engine.replica)
+        workers = engine.workers(namespace, row.task, version)
+        run.status_reason = facts.why(row.lane, now_us(), workers)  # type: ignore[assignment]
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """A page of runs, newest first."""
@@ -191,7 +193,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         situation = await self._engine.read(reads.situation, namespace, run_id, self._engine.replica)
         if situation is None:
             raise not_found("run", request.run_id)
-        workers = self._engine.workers(namespace, situation.row.task)
+        row = situation.row
+        workers = self._engine.workers(namespace, row.task, row.version if row.pinned else "")
         response = pb.ExplainRunResponse(sentence=explain(situation, workers))
         spent = breakdown(situation.row, situation.now)
         response.queued.FromMicroseconds(spent.queued)

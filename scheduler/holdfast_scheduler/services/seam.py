@@ -46,5 +46,5 @@ class Engine(Protocol):
     def task_ids(self, namespace: str) -> list[str]:
         """All tasks of a namespace."""
 
-    def workers(self, namespace: str, task_id: str) -> int:
-        """Connected workers that have the task."""
+    def workers(self, namespace: str, task_id: str, version: str = "") -> int:
+        """Connected workers that have the task; only those of a version, if one is given."""

@@ -14,7 +14,7 @@ from holdfast.v1 import worker_service_pb2_grpc
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
 from holdfast_scheduler.convert import check_text, namespace_from, queue_limits
-from holdfast_scheduler.definitions import task_row
+from holdfast_scheduler.definitions import VERSION_POLICIES, task_row
 from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.engine import SUPERSEDED, Engine
 from holdfast_scheduler.errors import RefusedError, StorageUnavailableError, invalid
@@ -210,6 +210,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             check_text("tasks.id", task.id, limits)
             check_text("tasks.queue.name", task.queue.name, limits)
             queue_limits("tasks.queue", task.queue, limits)
+            if task.version_policy not in VERSION_POLICIES:
+                raise invalid("tasks.version_policy", f'must be "latest" or "wait", not {task.version_policy!r}')
             definitions.append(task_row(task.SerializeToString(deterministic=True), version, 0))
         tasks = frozenset(row.id for row in definitions)
         welcome = self._welcome()

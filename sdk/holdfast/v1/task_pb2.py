@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16holdfast/v1/task.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12.\n\x0bmin_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\trandomize\x18\x05 \x01(\x08\"\xba\x01\n\x0fQueueDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11\x63oncurrency_limit\x18\x02 \x01(\r\x12\x1f\n\x17total_concurrency_limit\x18\x03 \x01(\r\x12\x12\n\nrate_limit\x18\x04 \x01(\r\x12.\n\x0brate_period\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65pth_limit\x18\x06 \x01(\rJ\x04\x08\x07\x10\x10\"\x9a\x03\n\x0eTaskDefinition\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05retry\x18\x02 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12+\n\x05queue\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.QueueDefinition\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0emax_recoveries\x18\x07 \x01(\r\x12\x16\n\x0epayload_schema\x18\x08 \x01(\x0c\x12\x15\n\routput_schema\x18\t \x01(\x0c\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x12\x0e\n\x06resume\x18\x0b \x01(\t\x12/\n\x08schedule\x18\x0c \x01(\x0b\x32\x1d.holdfast.v1.DeclaredScheduleJ\x04\x08\r\x10\x15\"T\n\x10\x44\x65\x63laredSchedule\x12\x0c\n\x04\x63ron\x18\x01 \x01(\t\x12\x10\n\x08timezone\x18\x02 \x01(\t\x12\x0f\n\x07misfire\x18\x03 \x01(\t\x12\x0f\n\x07overlap\x18\x04 \x01(\t\"Y\n\x04Task\x12/\n\ndefinition\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.TaskDefinition\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07workers\x18\x03 \x01(\r\"4\n\x0eGetTaskRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"2\n\x0fGetTaskResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.holdfast.v1.Task\"L\n\x10ListTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.holdfast.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9f\x01\n\x0bTaskService\x12\x44\n\x07GetTask\x12\x1b.holdfast.v1.GetTaskRequest\x1a\x1c.holdfast.v1.GetTaskResponse\x12J\n\tListTasks\x12\x1d.holdfast.v1.ListTasksRequest\x1a\x1e.holdfast.v1.ListTasksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16holdfast/v1/task.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x01\x12.\n\x0bmin_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\trandomize\x18\x05 \x01(\x08\"\xba\x01\n\x0fQueueDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11\x63oncurrency_limit\x18\x02 \x01(\r\x12\x1f\n\x17total_concurrency_limit\x18\x03 \x01(\r\x12\x12\n\nrate_limit\x18\x04 \x01(\r\x12.\n\x0brate_period\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65pth_limit\x18\x06 \x01(\rJ\x04\x08\x07\x10\x10\"\xb2\x03\n\x0eTaskDefinition\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05retry\x18\x02 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12+\n\x05queue\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.QueueDefinition\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0emax_recoveries\x18\x07 \x01(\r\x12\x16\n\x0epayload_schema\x18\x08 \x01(\x0c\x12\x15\n\routput_schema\x18\t \x01(\x0c\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\x12\x0e\n\x06resume\x18\x0b \x01(\t\x12/\n\x08schedule\x18\x0c \x01(\x0b\x32\x1d.holdfast.v1.DeclaredSchedule\x12\x16\n\x0eversion_policy\x18\r \x01(\tJ\x04\x08\x0e\x10\x15\"T\n\x10\x44\x65\x63laredSchedule\x12\x0c\n\x04\x63ron\x18\x01 \x01(\t\x12\x10\n\x08timezone\x18\x02 \x01(\t\x12\x0f\n\x07misfire\x18\x03 \x01(\t\x12\x0f\n\x07overlap\x18\x04 \x01(\t\"Y\n\x04Task\x12/\n\ndefinition\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.TaskDefinition\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07workers\x18\x03 \x01(\r\"4\n\x0eGetTaskRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"2\n\x0fGetTaskResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.holdfast.v1.Task\"L\n\x10ListTasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x11ListTasksResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.holdfast.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9f\x01\n\x0bTaskService\x12\x44\n\x07GetTask\x12\x1b.holdfast.v1.GetTaskRequest\x1a\x1c.holdfast.v1.GetTaskResponse\x12J\n\tListTasks\x12\x1d.holdfast.v1.ListTasksRequest\x1a\x1e.holdfast.v1.ListTasksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUEUEDEFINITION']._serialized_start=241
   _globals['_QUEUEDEFINITION']._serialized_end=427
   _globals['_TASKDEFINITION']._serialized_start=430
-  _globals['_TASKDEFINITION']._serialized_end=840
-  _globals['_DECLAREDSCHEDULE']._serialized_start=842
-  _globals['_DECLAREDSCHEDULE']._serialized_end=926
-  _globals['_TASK']._serialized_start=928
-  _globals['_TASK']._serialized_end=1017
-  _globals['_GETTASKREQUEST']._serialized_start=1019
-  _globals['_GETTASKREQUEST']._serialized_end=1071
-  _globals['_GETTASKRESPONSE']._serialized_start=1073
-  _globals['_GETTASKRESPONSE']._serialized_end=1123
-  _globals['_LISTTASKSREQUEST']._serialized_start=1125
-  _globals['_LISTTASKSREQUEST']._serialized_end=1201
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1203
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1281
-  _globals['_TASKSERVICE']._serialized_start=1284
-  _globals['_TASKSERVICE']._serialized_end=1443
+  _globals['_TASKDEFINITION']._serialized_end=864
+  _globals['_DECLAREDSCHEDULE']._serialized_start=866
+  _globals['_DECLAREDSCHEDULE']._serialized_end=950
+  _globals['_TASK']._serialized_start=952
+  _globals['_TASK']._serialized_end=1041
+  _globals['_GETTASKREQUEST']._serialized_start=1043
+  _globals['_GETTASKREQUEST']._serialized_end=1095
+  _globals['_GETTASKRESPONSE']._serialized_start=1097
+  _globals['_GETTASKRESPONSE']._serialized_end=1147
+  _globals['_LISTTASKSREQUEST']._serialized_start=1149
+  _globals['_LISTTASKSREQUEST']._serialized_end=1225
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1227
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1305
+  _globals['_TASKSERVICE']._serialized_start=1308
+  _globals['_TASKSERVICE']._serialized_end=1467
 # @@protoc_insertion_point(module_scope)

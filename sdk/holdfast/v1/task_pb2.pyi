@@ -40,7 +40,7 @@ class QueueDefinition(_message.Message):
     def __init__(self, name: _Optional[str] = ..., concurrency_limit: _Optional[int] = ..., total_concurrency_limit: _Optional[int] = ..., rate_limit: _Optional[int] = ..., rate_period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., depth_limit: _Optional[int] = ...) -> None: ...
 
 class TaskDefinition(_message.Message):
-    __slots__ = ("id", "retry", "queue", "max_duration", "timeout", "ttl", "max_recoveries", "payload_schema", "output_schema", "description", "resume", "schedule")
+    __slots__ = ("id", "retry", "queue", "max_duration", "timeout", "ttl", "max_recoveries", "payload_schema", "output_schema", "description", "resume", "schedule", "version_policy")
     ID_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class TaskDefinition(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_POLICY_FIELD_NUMBER: _ClassVar[int]
     id: str
     retry: RetryPolicy
     queue: QueueDefinition
@@ -65,7 +66,8 @@ class TaskDefinition(_message.Message):
     description: str
     resume: str
     schedule: DeclaredSchedule
-    def __init__(self, id: _Optional[str] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., queue: _Optional[_Union[QueueDefinition, _Mapping]] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_recoveries: _Optional[int] = ..., payload_schema: _Optional[bytes] = ..., output_schema: _Optional[bytes] = ..., description: _Optional[str] = ..., resume: _Optional[str] = ..., schedule: _Optional[_Union[DeclaredSchedule, _Mapping]] = ...) -> None: ...
+    version_policy: str
+    def __init__(self, id: _Optional[str] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., queue: _Optional[_Union[QueueDefinition, _Mapping]] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_recoveries: _Optional[int] = ..., payload_schema: _Optional[bytes] = ..., output_schema: _Optional[bytes] = ..., description: _Optional[str] = ..., resume: _Optional[str] = ..., schedule: _Optional[_Union[DeclaredSchedule, _Mapping]] = ..., version_policy: _Optional[str] = ...) -> None: ...
 
 class DeclaredSchedule(_message.Message):
     __slots__ = ("cron", "timezone", "misfire", "overlap")

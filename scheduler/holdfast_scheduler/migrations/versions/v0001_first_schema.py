@@ -243,6 +243,7 @@ def upgrade() -> None:
         sa.Column("waiting_us", sa.BigInteger(), nullable=True),
         sa.Column("delayed_us", sa.BigInteger(), nullable=True),
         sa.Column("backing_off_us", sa.BigInteger(), nullable=True),
+        sa.Column("pinned", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
         sa.CheckConstraint("status < 10 OR (session IS NULL AND due_at IS NULL)", name="runs_final_is_quiet"),
         sa.CheckConstraint("status <> 1 OR due_at IS NOT NULL", name="runs_delayed_has_due"),
@@ -261,7 +262,7 @@ def upgrade() -> None:
     op.create_index(
         "runs_claimable",
         "runs",
-        ["namespace", "queue", "lane", "task", "order_at", "id"],
+        ["namespace", "queue", "lane", "task", "version", "pinned", "order_at", "id"],
         postgresql_where=sa.text("status = 2 AND session IS NULL"),
         sqlite_where=sa.text("status = 2 AND session IS NULL"),
     )
@@ -303,6 +304,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.BigInteger(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("tasks", sa.Text(), server_default=sa.text("'[]'"), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "id", name="sessions_pkey"),
         postgresql_with={"fillfactor": "50"},
     )
@@ -338,4 +340,12 @@ def upgrade() -> None:
         ["timeout_at"],
         postgresql_where=sa.text("status = 1 AND timeout_at IS NOT NULL"),
         sqlite_where=sa.text("status = 1 AND timeout_at IS NOT NULL"),
+    )
+    op.create_table(
+        "versions",
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("registered_at", sa.BigInteger(), nullable=False),
+        sa.Column("left_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("namespace", "version", name="versions_pkey"),
     )

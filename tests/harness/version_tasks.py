@@ -136,7 +136,7 @@ async def other_payload(payload: Gate, ctx: Context) -> list[str]:
     return found
 
 
-@task(id="child", retry=ONCE)
+@task(id="version-child", retry=ONCE)
 async def child(number: int, ctx: Context) -> str:
     note(ctx, f"child {number}")
     return f"{number} by {ctx.version}"

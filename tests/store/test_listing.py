@@ -61,6 +61,7 @@ def fill(database: Database, count: int) -> None:
             "due_at": START if open_run else None,
             "on_parent_end": 0,
             "awaited": False,
+            "pinned": False,
             "since": START + number,
             "parent": PARENT if number in (3, 4) else None,
         }

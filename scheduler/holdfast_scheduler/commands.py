@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast_scheduler import model as m
-from holdfast_scheduler import propagation, queues, reporting, sessions, store, tokens
+from holdfast_scheduler import propagation, queues, reporting, retention, sessions, store, tokens
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.dispatch import Offer, dispatch
@@ -197,6 +197,10 @@ def _update_queue(unit: UnitOfWork, trigger: Trigger, command: m.UpdateQueue, _r
     queues.update(unit, command.name, command.limits)
 
 
+def _forget(unit: UnitOfWork, trigger: Trigger, command: m.Forget, _replica: bytes) -> m.Forgotten:
+    return retention.forget(unit, command)
+
+
 class PostponedEvent:
     """An event that an earlier commit postponed."""
 
@@ -228,5 +232,6 @@ _HANDLERS: Final[dict[type, Callable[[UnitOfWork, Trigger, Any, bytes], Any]]] =
     m.Look: _look,
     m.PauseQueue: _pause_queue,
     m.UpdateQueue: _update_queue,
+    m.Forget: _forget,
     PostponedEvent: _event,
 }

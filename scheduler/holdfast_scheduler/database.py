@@ -115,6 +115,10 @@ class Transaction:
         """Insert rows, or update those whose key exists; each row holds the key's values, then the columns'."""
         raise NotImplementedError
 
+    def delete(self, table: sa.Table, key: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Delete the rows of which these columns, not necessarily all of the key, have one of these values."""
+        raise NotImplementedError
+
     def commit(self) -> None:
         """Make everything durable."""
         raise NotImplementedError
@@ -271,6 +275,9 @@ class SqliteTransaction(Transaction):
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._many(_upsert(table.name, key, columns, f"VALUES ({_comma(len(key) + len(columns))})"), rows)
+
+    def delete(self, table: sa.Table, key: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._many(f"DELETE FROM {table.name} WHERE {' AND '.join(f'{name} = ?' for name in key)}", rows)
 
     def _many(self, sql: str, rows: Sequence[Row]) -> None:
         self.statements += 1
@@ -496,6 +503,9 @@ class PostgresTransaction(Transaction):
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._bulk(_pg_upsert, table, key + columns, rows, key)
 
+    def delete(self, table: sa.Table, key: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._bulk(_pg_delete, table, key, rows, None)
+
     def _bulk(
         self, make: Callable[..., str], table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], more: Any
     ) -> None:
@@ -575,6 +585,13 @@ def _pg_update(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     assigned = ", ".join(f"{name} = {values[name]}" for name in columns if name not in key)
     found = " AND ".join(f"t.{name} = {values[name]}" for name in key)
     return f"UPDATE {table.name} AS t SET {assigned}{source} WHERE {found}"
+
+
+@lru_cache
+def _pg_delete(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], _more: None) -> str:
+    values, source = _pg_source(table, single, columns)
+    found = " AND ".join(f"t.{name} = {value}" for name, value in values.items())
+    return f"DELETE FROM {table.name} AS t{source.replace(' FROM', ' USING', 1)} WHERE {found}"
 
 
 @lru_cache

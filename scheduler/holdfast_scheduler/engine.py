@@ -20,6 +20,7 @@ from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.errors import RequestError
 from holdfast_scheduler.model import Command, Delivery, TaskRow
 from holdfast_scheduler.replicas import Replicas
+from holdfast_scheduler.retention_loop import RetentionLoop
 from holdfast_scheduler.settings import Settings
 from holdfast_scheduler.timers import Timers
 from holdfast_scheduler.unit_of_work import World
@@ -74,6 +75,7 @@ class Engine:
         self._offer_tasks: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._look_task: asyncio.Task[None] | None = None
+        self._retention: RetentionLoop | None = None
         self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
         self._timers = Timers(self._runs_due)
         self._token_timers = Timers(self._tokens_due)
@@ -111,6 +113,9 @@ class Engine:
         self._replicas.start()
         self._loop_task = loop.create_task(self._commits.run())
         self._look_task = loop.create_task(self._look())
+        if self.settings.retention:
+            self._retention = RetentionLoop(self.settings, self.do, lambda: self.read(reads.namespaces))
+            self._retention.start()
 
     def _load_tasks(self) -> list[tuple[str, TaskRow]]:
         tx = self.database.begin()
@@ -124,6 +129,8 @@ class Engine:
 
     async def stop(self) -> None:
         """Commit what is queued, then end."""
+        if self._retention is not None:
+            self._retention.stop()
         if self._look_task is not None:
             self._look_task.cancel()
         self._replicas.stop()

@@ -38,18 +38,25 @@ def run_scheduler(
     insecure: bool = False,
     api_key: str | None = None,
     reflection: bool = True,
+    retention: str | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
-    None takes HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else `sqlite:///holdfast.db`,
-    `127.0.0.1:4653` and no key. Once it serves it prints one line `scheduler ready address=… database=…`; at the end,
-    and whenever SIGUSR1 comes, one line `scheduler counts …` of its commits.
+    None takes HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN, HOLDFAST_API_KEY and HOLDFAST_RETENTION, else
+    `sqlite:///holdfast.db`, `127.0.0.1:4653`, no key and "30d". Once it serves it prints one line
+    `scheduler ready address=… database=…`; at the end, and whenever SIGUSR1 comes, one line `scheduler counts …` of its
+    commits.
     Returns 0 when it was stopped, 2 after one clear line on stderr when it cannot start: the database is in use or
     away, the URL or address is bad, the port is taken, an extra is not installed.
     """
     try:
         settings = Settings.from_environment(
-            database_url=database_url, listen=listen, insecure=insecure, api_key=api_key, reflection=reflection
+            database_url=database_url,
+            listen=listen,
+            insecure=insecure,
+            api_key=api_key,
+            reflection=reflection,
+            retention=retention,
         )
         settings.host_and_port()
         database = _open(settings)

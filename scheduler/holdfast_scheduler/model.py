@@ -636,6 +636,29 @@ class Look:
     queues: list[str] = field(default_factory=list)
 
 
+Place = tuple[int, bytes]
+"""Where a look at what has ended has got: an instant and an id."""
+
+
+@dataclass(slots=True, eq=False)
+class Forget:
+    """Delete a batch of what had ended a retention ago: `what` is "runs", "batches", "tokens" or "keys". Outcome:
+    Forgotten."""
+
+    namespace: str
+    what: str
+    after: Place
+
+
+@dataclass(slots=True, eq=False)
+class Forgotten:
+    """How many were deleted, where the next batch goes on (None: there is none), and up to where was looked then."""
+
+    deleted: int
+    after: Place | None
+    up_to: Place
+
+
 @dataclass(slots=True, eq=False)
 class Tick:
     """The look of each second, at what nobody else would move: overdue timers, expired sessions, postponed events.

@@ -33,6 +33,7 @@ from holdfast_scheduler.schema import (
     runs,
     sessions,
     tokens,
+    versions,
 )
 
 CHILDREN: Final = 1_000  # of a run, in the FULL view
@@ -474,3 +475,8 @@ def list_tokens(
         spellings = {json.dumps(wanted.tag), json.dumps(wanted.tag, ensure_ascii=False)}
         query = query.where(sa.or_(*(tokens.c.tags.contains(spelling, autoescape=True) for spelling in spellings)))
     return list(connection.execute(query.order_by(tokens.c.id.desc()).limit(count)))
+
+
+def namespaces(connection: Connection) -> list[str]:
+    """Every namespace in which a worker has announced a version: no other has runs."""
+    return list(connection.execute(select(versions.c.namespace).distinct()).scalars())

@@ -248,12 +248,13 @@ checkpoints = Table(
     CheckConstraint("status IN (1, 2, 3, 4)", name="checkpoints_status"),
     CheckConstraint("(status = 1) = (settled_order = 0) OR status = 4", name="checkpoints_settled"),
 )
+# Who waits for a run, a batch or a token, and who still needs it.
 Index(
-    "checkpoints_waiters",
+    "checkpoints_subject",
     checkpoints.c.namespace,
     checkpoints.c.subject,
-    postgresql_where=text("status = 1 AND subject IS NOT NULL"),
-    sqlite_where=text("status = 1 AND subject IS NOT NULL"),
+    postgresql_where=text("subject IS NOT NULL"),
+    sqlite_where=text("subject IS NOT NULL"),
 )
 
 batches = Table(
@@ -293,6 +294,7 @@ idempotency_keys = Table(
     PrimaryKeyConstraint("namespace", "kind", "task", "hash", name="idempotency_keys_pkey"),
 )
 Index("idempotency_keys_expiry", idempotency_keys.c.expires_at)
+Index("idempotency_keys_subject", idempotency_keys.c.namespace, idempotency_keys.c.subject)
 
 run_metadata = Table(
     "run_metadata",

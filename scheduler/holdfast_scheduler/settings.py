@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,9 +25,14 @@ _DURATIONS: Final = (
     "cancel_grace",
     "resume_patience",
     "version_patience",
+    "retention_interval",
     "stop_grace",
 )
 """Settings that HOLDFAST_LEASE and so on may change."""
+DEFAULT_RETENTION: Final = "30d"
+_RETENTION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", re.ASCII)
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LONGEST_RETENTION_S: Final = 36_600.0 * 86_400
 _LONGEST_S: Final = 86_400.0
 _RENEWALS_PER_LEASE: Final = 0.3
 _LOOKS_PER_LEASE: Final = 0.2
@@ -92,6 +98,8 @@ class Settings:
     resume_patience: float = 5.0
     look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for, at the least
     version_patience: float = 5.0  # how long after the last worker of a version has gone its runs still wait for it
+    retention: float = 30.0 * 86_400  # runs that ended so long ago are deleted; 0: never
+    retention_interval: float = 60.0  # between two looks for them
     max_recoveries: int = 10
     stop_grace: float = 10.0  # for calls in flight when the scheduler stops
 
@@ -108,14 +116,17 @@ class Settings:
         insecure: bool = False,
         api_key: str | None = None,
         reflection: bool = True,
+        retention: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Settings:
-        """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN and HOLDFAST_API_KEY, else the defaults.
+        """Arguments, else HOLDFAST_DATABASE_URL, HOLDFAST_LISTEN, HOLDFAST_API_KEY and HOLDFAST_RETENTION, else the
+        defaults.
 
         HOLDFAST_LEASE, HOLDFAST_RENEW_INTERVAL, HOLDFAST_RECONNECT_GRACE, HOLDFAST_HOLD, HOLDFAST_CANCEL_GRACE,
-        HOLDFAST_RESUME_PATIENCE, HOLDFAST_VERSION_PATIENCE and HOLDFAST_STOP_GRACE, in seconds, are for tests and
-        unusual networks. The renewal interval follows the lease when only that is given. Raises: SettingError when one
-        is not a number above 0, or the lease would end between two renewals.
+        HOLDFAST_RESUME_PATIENCE, HOLDFAST_VERSION_PATIENCE, HOLDFAST_RETENTION_INTERVAL and HOLDFAST_STOP_GRACE, in
+        seconds, are for tests and unusual networks. The renewal interval follows the lease when only that is given.
+        The retention is a number with s, m, h or d, or "never". Raises: SettingError when one is not a number above 0,
+        or the lease would end between two renewals.
         """
         found = os.environ if environment is None else environment
         made = cls(
@@ -124,6 +135,7 @@ class Settings:
             insecure=insecure,
             api_key=found.get("HOLDFAST_API_KEY", "") if api_key is None else api_key,
             reflection=reflection,
+            retention=_retention(retention or found.get("HOLDFAST_RETENTION") or DEFAULT_RETENTION),
             **_durations(found),
         )
         if made.renew_interval > made.lease / 2:
@@ -170,6 +182,19 @@ def _durations(environment: Mapping[str, str]) -> dict[str, Any]:
     if "lease" in found:
         found.setdefault("renew_interval", found["lease"] * _RENEWALS_PER_LEASE)
     return found
+
+
+def _retention(text: str) -> float:
+    """Seconds; 0 for "never"."""
+    if text == "never":
+        return 0.0
+    match = _RETENTION.fullmatch(text)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= _LONGEST_RETENTION_S:
+        raise SettingError(
+            f'the retention is {text!r}; write a number above 0 with s, m, h or d, for example "30d", or "never"'
+        )
+    return seconds
 
 
 def _is_loopback(host: str) -> bool:

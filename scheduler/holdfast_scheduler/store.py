@@ -813,3 +813,137 @@ def load_declarations(tx: Transaction, namespace: str, queues: Iterable[str]) ->
         " WHERE x.namespace = t.namespace AND x.id = t.id) AND t.queue {in}"
     )
     return tx.fetch_in(sql, sorted(queues), (namespace,))
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+def ended_runs(tx: Transaction, namespace: str, after: tuple[int, bytes], before: int, limit: int) -> list[Row]:
+    """(ended_at, run_id) of runs that ended before an instant, in this order, after a place."""
+    sql = (
+        "SELECT ended_at, run_id FROM run_results WHERE namespace = ? AND (ended_at, run_id) > (?, ?)"
+        " AND ended_at < ? ORDER BY ended_at, run_id LIMIT ?"
+    )
+    return tx.fetch(sql, (namespace, *after, before, limit))
+
+
+def ended_of(tx: Transaction, namespace: str, ids: Sequence[bytes], before: int) -> list[bytes]:
+    """Those of these runs that ended before an instant."""
+    sql = "SELECT run_id FROM run_results WHERE namespace = ? AND ended_at < ? AND run_id {in}"
+    return [row[0] for row in tx.fetch_in(sql, ids, (namespace, before))]
+
+
+def lock_ended(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> dict[bytes, int]:
+    """Lock runs that have ended, without those that somebody else has locked; how many checkpoints each has."""
+    sql = "SELECT id, last_seq FROM runs WHERE namespace = ? AND status >= 10 AND id {in} ORDER BY id"
+    return dict(tx.claim_in(sql, ids, (namespace,), len(ids))) if ids else {}
+
+
+def needed(tx: Transaction, namespace: str, subjects: Sequence[bytes], expired: int) -> set[bytes]:
+    """Those of these runs, batches and tokens that a key names which had not expired at an instant, or of which a run
+    that is open has a checkpoint."""
+    by_key = "SELECT DISTINCT subject FROM idempotency_keys WHERE namespace = ? AND expires_at > ? AND subject {in}"
+    by_run = (
+        "SELECT DISTINCT c.subject FROM checkpoints c JOIN runs r ON r.namespace = c.namespace AND r.id = c.run_id"
+        " WHERE c.namespace = ? AND r.status < 10 AND c.subject {in}"
+    )
+    rows = tx.fetch_in(by_key, subjects, (namespace, expired)) + tx.fetch_in(by_run, subjects, (namespace,))
+    return {row[0] for row in rows}
+
+
+def postponed(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[bytes]:
+    """Runs of which an event is still to be taken up."""
+    sql = "SELECT run_id FROM pending_events WHERE namespace = ? AND run_id {in}"
+    return [row[0] for row in tx.fetch_in(sql, ids, (namespace,))]
+
+
+def having_children(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> set[bytes]:
+    """Those of these runs that triggered runs which exist."""
+    sql = (
+        "SELECT r.id FROM runs r WHERE r.namespace = ? AND EXISTS"
+        " (SELECT 1 FROM run_inputs i WHERE i.namespace = r.namespace AND i.parent = r.id) AND r.id {in}"
+    )
+    return {row[0] for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def parents_of(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> set[bytes]:
+    """The runs that triggered these."""
+    sql = "SELECT DISTINCT parent FROM run_inputs WHERE namespace = ? AND parent IS NOT NULL AND run_id {in}"
+    return {row[0] for row in tx.fetch_in(sql, ids, (namespace,))}
+
+
+def delete_logs(tx: Transaction, namespace: str, ids: Sequence[bytes], limit: int) -> int:
+    """Delete log records of runs, at most so many; how many."""
+    key = ("namespace", "run_id", "fence", "report", "place")
+    sql = f"SELECT {', '.join(key)} FROM run_logs WHERE namespace = ? AND run_id {{in}} LIMIT {limit:d}"
+    rows = tx.fetch_in(sql, ids, (namespace,))
+    tx.delete(schema.run_logs, key, rows)
+    return len(rows)
+
+
+_OF_RUN: Final = (
+    schema.run_inputs,
+    schema.run_results,
+    schema.run_metadata,
+    schema.attempts,
+    schema.checkpoints,
+    schema.batch_items,
+)
+
+
+def delete_runs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> None:
+    """Delete runs with everything that belongs to them but their log records."""
+    tags = [(namespace, tag, run_id) for run_id, mine in load_tags(tx, namespace, ids).items() for tag in mine]
+    tx.delete(schema.run_tags, ("namespace", "tag", "run_id"), tags)
+    rows = [(namespace, run_id) for run_id in ids]
+    for table in _OF_RUN:
+        tx.delete(table, ("namespace", "run_id"), rows)
+    tx.delete(schema.runs, ("namespace", "id"), rows)
+
+
+def old_batches(tx: Transaction, namespace: str, after: bytes, up_to: bytes, limit: int) -> list[Row]:
+    """(id, created_at) of batches with ids between two."""
+    sql = "SELECT id, created_at FROM batches WHERE namespace = ? AND id > ? AND id < ? ORDER BY id LIMIT ?"
+    return tx.fetch(sql, (namespace, after, up_to, limit))
+
+
+def with_runs(tx: Transaction, namespace: str, batches: Sequence[bytes]) -> set[bytes]:
+    """Those of these batches that have items which are runs."""
+    sql = "SELECT DISTINCT batch FROM batch_items WHERE namespace = ? AND run_id IS NOT NULL AND batch {in}"
+    return {row[0] for row in tx.fetch_in(sql, batches, (namespace,))}
+
+
+def delete_batches(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> None:
+    """Delete batches with their items."""
+    rows = [(namespace, batch) for batch in ids]
+    tx.delete(schema.batch_items, ("namespace", "batch"), rows)
+    tx.delete(schema.batches, ("namespace", "id"), rows)
+
+
+def completed_tokens(tx: Transaction, namespace: str, after: bytes, up_to: bytes, limit: int) -> list[Row]:
+    """(id, completed_at) of tokens that are no longer pending, with ids between two."""
+    sql = (
+        "SELECT id, completed_at FROM tokens WHERE namespace = ? AND status <> 1 AND id > ? AND id < ?"
+        " ORDER BY id LIMIT ?"
+    )
+    return tx.fetch(sql, (namespace, after, up_to, limit))
+
+
+def lock_tokens(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[bytes]:
+    """Lock tokens, without those that somebody else has locked."""
+    sql = "SELECT id FROM tokens WHERE namespace = ? AND id {in} ORDER BY id"
+    return [row[0] for row in tx.claim_in(sql, ids, (namespace,), len(ids))]
+
+
+def delete_tokens(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> None:
+    """Delete tokens."""
+    tx.delete(schema.tokens, ("namespace", "id"), [(namespace, token) for token in ids])
+
+
+def delete_expired_keys(tx: Transaction, namespace: str, before: int, limit: int) -> int:
+    """Delete keys that expired before an instant, at most so many; how many."""
+    key = ("namespace", "kind", "task", "hash")
+    sql = f"SELECT {', '.join(key)} FROM idempotency_keys WHERE expires_at < ? AND namespace {{in}} ORDER BY expires_at"
+    rows = tx.claim_in(sql, [namespace], (before,), limit)
+    tx.delete(schema.idempotency_keys, key, rows)
+    return len(rows)

@@ -20,6 +20,8 @@ SCHEDULER_ROWS = (
         "sessions",
         "backlog",
         "moving",
+        "retention",
+        "retention_loop",
         "queues",
         "debouncing",
         "claiming",

@@ -22,6 +22,8 @@ from holdfast.settings import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, parse_addresse
 DEV_DATABASE = Path(".holdfast") / "holdfast.sqlite3"
 """Where `holdfast dev` keeps its state, below the current folder."""
 
+DEFAULT_RETENTION = "30d"
+
 DATABASES = ("sqlite", "postgresql", "postgres")
 
 READY_LOOK_S = 0.2
@@ -62,6 +64,14 @@ def scheduler(
     reflection: Annotated[
         bool, typer.Option(envvar="HOLDFAST_REFLECTION", help="Let grpcurl and buf list and describe the API.")
     ] = True,
+    retention: Annotated[
+        str,
+        typer.Option(
+            envvar="HOLDFAST_RETENTION",
+            metavar="DURATION",
+            help="How long finished runs are kept, such as 12h or 30d; never: for ever.",
+        ),
+    ] = DEFAULT_RETENTION,
 ) -> int:
     """Run a scheduler: it owns durable state and time. Stop it with Ctrl-C or SIGTERM."""
     try:
@@ -75,6 +85,7 @@ def scheduler(
         listen=listen,
         insecure=insecure,
         reflection=reflection,
+        retention=retention,
     )
     return exit_codes.CANNOT_START if code == SCHEDULER_DID_NOT_START else code
 

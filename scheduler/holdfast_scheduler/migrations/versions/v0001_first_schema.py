@@ -73,11 +73,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "run_id", "seq", name="checkpoints_pkey"),
     )
     op.create_index(
-        "checkpoints_waiters",
+        "checkpoints_subject",
         "checkpoints",
         ["namespace", "subject"],
-        postgresql_where=sa.text("status = 1 AND subject IS NOT NULL"),
-        sqlite_where=sa.text("status = 1 AND subject IS NOT NULL"),
+        postgresql_where=sa.text("subject IS NOT NULL"),
+        sqlite_where=sa.text("subject IS NOT NULL"),
     )
     op.create_table(
         "idempotency_keys",
@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "kind", "task", "hash", name="idempotency_keys_pkey"),
     )
     op.create_index("idempotency_keys_expiry", "idempotency_keys", ["expires_at"])
+    op.create_index("idempotency_keys_subject", "idempotency_keys", ["namespace", "subject"])
     op.create_table(
         "pending_events",
         sa.Column("namespace", sa.Text(), nullable=False),

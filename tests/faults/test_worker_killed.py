@@ -231,3 +231,19 @@ def test_one_executor_of_several(stage: Stage) -> None:
         assert (run.attempt, run.recoveries) == (1, int(executor == victim))
         assert len(stage.effects(run_id)) == 1 + run.recoveries
     stage.workers[0].kill()
+
+
+def test_worker_whose_thread_waits(stage: Stage) -> None:
+    """A `def` body blocks its thread in a wait for its child; another worker's thread goes on with what is recorded."""
+    stage.ready()
+    run_id = stage.new_run("in child")
+    stage.runs.trigger("blocking", 21, run_id)
+    stage.gates.reached(run_id, "in child")
+    stage.runs.until(run_id, "WAITING")
+    stage.workers[0].kill()
+    stage.ready()
+    stage.gates.reached(run_id, "in child", times=2)
+    stage.gates.open(run_id, "in child")
+    run = stage.runs.completed(run_id)
+    assert (run.output, run.attempt, run.recoveries) == (42, 1, 0)
+    assert stage.counts(run_id) == {"enter": 2, "enter child": 2}

@@ -116,7 +116,8 @@ class Replicas:
                 self._on_queued(rest)
             elif kind == "l":
                 namespace, places, opened, bodies = json.loads(rest)
-                self._on_left(namespace, Left({tuple(place) for place in places}, bodies, set(opened)))
+                named = {(queue, lane, tuple(kind)) for queue, lane, kind in places}
+                self._on_left(namespace, Left(named, bodies, set(opened)))
             elif kind == "e":
                 self._on_ended(rest)
 

@@ -1,0 +1,70 @@
+"""What schedulers tell each other arrives as it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from holdfast_scheduler.model import Left
+from holdfast_scheduler.replicas import Replicas
+
+
+class Wire:
+    """A shared database as far as notes go."""
+
+    is_shared = True
+
+    def __init__(self) -> None:
+        self.ears: list[Callable[[str], None]] = []
+
+    def listeners(self) -> int:
+        return 2
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        self.ears.append(heard)
+
+    def send_notes(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            for ear in self.ears:
+                ear(note)
+
+
+async def _told(tell: Callable[[Replicas], None]) -> list[Any]:
+    wire: Any = Wire()
+    heard: asyncio.Queue[list[Any]] = asyncio.Queue()
+
+    def take(*news: Any) -> None:
+        heard.put_nowait(list(news))
+
+    def one(name: bytes) -> Replicas:
+        return Replicas(wire, name, on_session=take, on_queued=take, on_left=take, on_ended=take)
+
+    sender, receiver = one(b"a"), one(b"b")
+    receiver.start()
+    await sender.count()
+    tell(sender)
+    try:
+        async with asyncio.timeout(10):
+            return await heard.get()
+    finally:
+        sender.stop()
+        receiver.stop()
+
+
+async def test_what_a_commit_left() -> None:
+    places = {("exports", "tenant 1", ("export", "", False)), ("exports", "", ("export", "v2", True))}
+    left = Left(places, True, {"exports", "mails"})
+    namespace, told = await _told(lambda replicas: replicas.left("default", left))
+    assert namespace == "default"
+    assert (told.places, told.bodies, told.opened) == (left.places, left.bodies, left.opened)
+
+
+async def test_too_much_to_name_is_looked_for() -> None:
+    left = Left({("exports", f"tenant {number}", ("export", "", False)) for number in range(1000)})
+    assert await _told(lambda replicas: replicas.left("default", left)) == ["default"]
+
+
+async def test_a_session_and_an_end() -> None:
+    assert await _told(lambda replicas: replicas.session("two words", b"\x01\x02")) == ["two words", b"\x01\x02"]
+    assert await _told(lambda replicas: replicas.ended("default")) == ["default"]

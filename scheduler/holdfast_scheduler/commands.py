@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from holdfast_scheduler import (
+    firing,
+    propagation,
+    queues,
+    reporting,
+    retention,
+    schedule_store,
+    schedules,
+    sessions,
+    store,
+    tokens,
+)
 from holdfast_scheduler import model as m
-from holdfast_scheduler import propagation, queues, reporting, retention, sessions, store, tokens
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.dispatch import Offer, dispatch
@@ -50,6 +61,8 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> Non
             named.add(command.run_id)
         elif kind is m.RunsDue:
             named.update(command.run_ids)
+        elif kind is m.SchedulesDue:
+            named.update(schedule_store.previous_runs(unit.tx, unit.namespace, command.schedule_ids))
     asked: list[tuple[NewRun, Run | None]] = []
     probe: list[bytes] = []
     for command in commands:
@@ -157,6 +170,26 @@ def _tokens_due(unit: UnitOfWork, trigger: Trigger, command: m.TokensDue, _repli
     tokens.time_out(unit, command.token_ids)
 
 
+def _schedules_due(unit: UnitOfWork, trigger: Trigger, command: m.SchedulesDue, _replica: bytes) -> None:
+    firing.fire(unit, trigger, command.schedule_ids)
+
+
+def _create_schedule(unit: UnitOfWork, trigger: Trigger, command: m.CreateSchedule, _replica: bytes) -> Any:
+    return schedules.create(unit, command.schedule)
+
+
+def _update_schedule(unit: UnitOfWork, trigger: Trigger, command: m.UpdateSchedule, _replica: bytes) -> Any:
+    return schedules.update(unit, command)
+
+
+def _activate_schedule(unit: UnitOfWork, trigger: Trigger, command: m.ActivateSchedule, _replica: bytes) -> Any:
+    return schedules.activate(unit, command)
+
+
+def _delete_schedule(unit: UnitOfWork, trigger: Trigger, command: m.DeleteSchedule, _replica: bytes) -> Any:
+    return schedules.delete(unit, command)
+
+
 def _open(unit: UnitOfWork, trigger: Trigger, command: m.OpenSession, replica: bytes) -> int:
     return sessions.open_session(unit, command, replica)
 
@@ -223,6 +256,11 @@ _HANDLERS: Final[dict[type, Callable[[UnitOfWork, Trigger, Any, bytes], Any]]] =
     m.SettleToken: _settle_token,
     m.RunsDue: _runs_due,
     m.TokensDue: _tokens_due,
+    m.SchedulesDue: _schedules_due,
+    m.CreateSchedule: _create_schedule,
+    m.UpdateSchedule: _update_schedule,
+    m.ActivateSchedule: _activate_schedule,
+    m.DeleteSchedule: _delete_schedule,
     m.OpenSession: _open,
     m.ResumeSession: _resume,
     m.ReconcileHeld: _reconcile,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from holdfast_scheduler import model as m
-from holdfast_scheduler import store
+from holdfast_scheduler import schedule_store, store
 from holdfast_scheduler.backlog import Backlog
 from holdfast_scheduler.commands import PostponedEvent, apply_commands
 from holdfast_scheduler.database import ConflictError, Database, DataError, LostError
@@ -47,6 +47,8 @@ GAP: Final = 0.5
 process stood still."""
 LOOK_ROWS: Final = 1_000
 """Rows of each kind that one look of a second takes."""
+SCHEDULE_WEIGHT: Final = 20
+"""Rows that one due schedule counts for: it may have several instants to fire."""
 
 _KEPT: Final = (m.ApplyReports, m.EndSession, m.ReconcileHeld, m.RunsDue, m.TokensDue)
 """Commands that nobody would send again: they wait, in order, until the database is back."""
@@ -69,6 +71,7 @@ class Committed:
     left: m.Left
     ended_sessions: list[bytes]
     let_go: list[tuple[bytes, bytes]]  # (session, run)
+    timed_schedules: list[tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -143,6 +146,8 @@ class CommitLoop:
                 weight, size = len(command.items), sum([len(new.payload) for new in command.items])
             if isinstance(command, m.ApplyReports):
                 weight, size = len(command.reports), sum([_size(one) for one in command.reports])
+            if isinstance(command, m.SchedulesDue):
+                weight = len(command.schedule_ids) * SCHEDULE_WEIGHT
             self._queue.append(_Waiting(command, future if wanted else None, weight, size))
             self._filled.set()
         return future
@@ -365,6 +370,11 @@ class CommitLoop:
             first = self._try([replace(command, items=command.items[:middle])], offers)
             second = self._second_half([replace(command, items=command.items[middle:])])
             return _Batch([first.outcomes[0] + second.outcomes[0]], first.committed + second.committed)
+        if type(command) is m.SchedulesDue and len(command.schedule_ids) > 1:
+            middle = len(command.schedule_ids) // 2
+            first = self._try([replace(command, schedule_ids=command.schedule_ids[:middle])], offers)
+            second = self._second_half([replace(command, schedule_ids=command.schedule_ids[middle:])])
+            return _Batch([None], first.committed + second.committed)
         log.warning("one command fails command=%s error=%s", type(command).__name__, failure)
         if type(command) is m.ApplyReports and command.reports and not command.reports[0].invalid:
             # Its worker must learn of it: a report that is never answered would hold the run up for ever.
@@ -400,6 +410,8 @@ class CommitLoop:
                     for found in _overlooked(tx, command, self._world):
                         events += type(found) is PostponedEvent
                         grouped.setdefault(found.namespace, []).append((-1, found))
+                    soon = tx.now + round(2 * self._world.settings.look_interval * 1e6)
+                    outcomes[place] = (tx.now, schedule_store.due_before(tx, soon, LOOK_ROWS))
                 elif fresh_leases and type(command) is m.EndSession and command.lost:
                     outcomes[place] = False  # it has a fresh lease; whether it comes back is seen until that ends
                 else:
@@ -481,6 +493,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
         unit.left,
         ended_sessions,
         unit.let_go,
+        unit.timed_schedules,
     )
 
 

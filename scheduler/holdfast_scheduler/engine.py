@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 SUPERSEDED: Final = "CONNECTION_SUPERSEDED"
 """What the older one of two connections of a session ends with."""
+SCHEDULES_AT_ONCE: Final = 50
+"""Schedules that fire in one command."""
 STOP_WAIT: Final = 5.0
 """Seconds that the last commits may take when the scheduler stops."""
 
@@ -80,6 +82,7 @@ class Engine:
         self._timers = Timers(self._runs_due)
         self._token_timers = Timers(self._tokens_due)
         self._queue_timers = Timers(self._queues_due)
+        self._schedule_timers = Timers(self._schedules_due)
         self._graces: set[asyncio.TimerHandle] = set()
         self._replicas = Replicas(
             database,
@@ -137,6 +140,7 @@ class Engine:
         self._timers.stop()
         self._token_timers.stop()
         self._queue_timers.stop()
+        self._schedule_timers.stop()
         for handle in self._graces:
             handle.cancel()
         self.watchers.stop()
@@ -282,6 +286,9 @@ class Engine:
             if committed.timed_queues:
                 self._queue_timers.set_clock(committed.now)
                 self._queue_timers.add(namespace, [(at, name.encode()) for at, name in committed.timed_queues])
+            if committed.timed_schedules:
+                self._schedule_timers.set_clock(committed.now)
+                self._schedule_timers.add(namespace, committed.timed_schedules)
 
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, run_ids in due.items():
@@ -294,6 +301,17 @@ class Engine:
     def _queues_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, names in due.items():
             self.send(m.Look(namespace, [name.decode() for name in names]))
+
+    def _schedules_due(self, due: dict[str, list[bytes]]) -> None:
+        for namespace, schedule_ids in due.items():
+            for at in range(0, len(schedule_ids), SCHEDULES_AT_ONCE):
+                self.send(m.SchedulesDue(namespace, schedule_ids[at : at + SCHEDULES_AT_ONCE]))
+
+    def _time_schedules(self, now: int, soon: list[Any]) -> None:
+        """Time what a look has found: instants that no living replica may know of, and those that are late already."""
+        self._schedule_timers.set_clock(now)
+        for namespace, schedule_id, next_at in soon:
+            self._schedule_timers.add(namespace, [(next_at, schedule_id)])
 
     def _close_connections(self) -> None:
         for connection in list(self._connections.values()):
@@ -353,7 +371,7 @@ class Engine:
             # outage the workers must have had their chance to renew.
             may_expire = steady is not None and time.monotonic() - steady > self.settings.lease
             try:
-                await self.do(m.Tick(expire_sessions=may_expire))
+                self._time_schedules(*await self.do(m.Tick(expire_sessions=may_expire)))
                 await self._replicas.count()
                 for namespace in {connection.namespace for connection in self._connections.values()}:
                     if self._replicas.others or not self._commits.is_backlog_known(namespace):

@@ -65,6 +65,7 @@ def run_message(namespace: str, row: Row) -> Run:
         worker=row.session_worker or row.last_worker or "",
         is_replay=row.is_replay,
         fence=row.fence,
+        schedule_id=ids.to_text(ids.SCHEDULE, row.schedule) if row.schedule else "",
     )
     if row.started_at is not None:
         run.started_at.CopyFrom(instant(row.started_at))

@@ -90,6 +90,16 @@ SCOPE_RUN: Final = 1
 SCOPE_GLOBAL: Final = 2
 SCOPE_ATTEMPT: Final = 3
 
+# --- what a schedule does with missed instants, and when the previous run has not ended ------------------------------
+MISFIRE_SKIP: Final = 1
+MISFIRE_LATEST: Final = 2
+MISFIRE_ALL: Final = 3
+
+OVERLAP_ALLOW: Final = 1
+OVERLAP_SKIP: Final = 2
+OVERLAP_QUEUE: Final = 3
+OVERLAP_CANCEL_PREVIOUS: Final = 4
+
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
@@ -223,6 +233,7 @@ class NewRun:
     version: str = ""  # only workers of this version may execute it
     on_parent_end: int = 0
     is_replay: bool = False
+    schedule: bytes | None = None
     debounce: Debounce | None = None
     error: ItemFault | None = None  # the edge refused it: it stands in its place as a failed item
     # Set by the engine.
@@ -326,6 +337,33 @@ class TaskRow:
     waits: bool = False  # a run that has started on this version never moves to another
 
 
+@dataclass(slots=True, eq=False)
+class Schedule:
+    """A schedule's row. It fires while `active` and, if it is `declared`, not `withdrawn`; only then it has an instant
+    `next_at`."""
+
+    id: bytes
+    task: str
+    cron: str
+    timezone: str
+    misfire: int
+    overlap: int
+    created_at: int
+    external_id: str = ""
+    key: str | None = None  # deduplication key
+    options: bytes = b""  # serialized TriggerOptions
+    declared: bool = False  # beside its task in code
+    withdrawn: bool = False  # the task's newest version no longer declares it
+    active: bool = True
+    next_at: int | None = None
+    last_at: int | None = None
+    last_run: bytes | None = None  # of the last instant that fired
+    waiting: str = ""  # instants that wait for its end, separated by spaces
+    skipped: int = 0
+    last_skipped_at: int | None = None
+    last_skip_reason: str = ""
+
+
 # --- commands: what the edge asks of the engine ----------------------------------------------------------------------
 @dataclass(slots=True, eq=False)
 class TriggerRuns:
@@ -401,6 +439,43 @@ class UpdateQueue:
     namespace: str
     name: str
     limits: QueueLimits | None
+
+
+@dataclass(slots=True, eq=False)
+class CreateSchedule:
+    """Creates a schedule, or updates the one that has its deduplication key. Outcome: bytes (its id) or ItemFault
+    (TASK_NOT_FOUND, ID_REUSED, LIMIT_EXCEEDED)."""
+
+    namespace: str
+    schedule: Schedule
+
+
+@dataclass(slots=True, eq=False)
+class UpdateSchedule:
+    """Replaces columns of a schedule; `key`, if there is one, must be what it has. Outcome: None or ItemFault
+    (SCHEDULE_NOT_FOUND, TASK_NOT_FOUND, WRONG_STATUS, INVALID_ARGUMENT)."""
+
+    namespace: str
+    schedule_id: bytes
+    changes: dict[str, Any]
+    key: str
+
+
+@dataclass(slots=True, eq=False)
+class ActivateSchedule:
+    """Activates or deactivates a schedule. Outcome: None or ItemFault (SCHEDULE_NOT_FOUND, WRONG_STATUS)."""
+
+    namespace: str
+    schedule_id: bytes
+    active: bool
+
+
+@dataclass(slots=True, eq=False)
+class DeleteSchedule:
+    """Outcome: None or ItemFault (SCHEDULE_NOT_FOUND, WRONG_STATUS)."""
+
+    namespace: str
+    schedule_id: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -618,6 +693,14 @@ class TokensDue:
 
 
 @dataclass(slots=True, eq=False)
+class SchedulesDue:
+    """Instants of these schedules have come. Outcome: None."""
+
+    namespace: str
+    schedule_ids: list[bytes]
+
+
+@dataclass(slots=True, eq=False)
 class CatchUp:
     """Tell a session what other replicas have changed of its runs. Outcome: bool; False when it has connected elsewhere
     since, or has ended. What it must learn travels in its delivery."""
@@ -662,7 +745,8 @@ class Forgotten:
 @dataclass(slots=True, eq=False)
 class Tick:
     """The look of each second, at what nobody else would move: overdue timers, expired sessions, postponed events.
-    Outcome: None."""
+    Outcome: (now, rows), where the rows are (namespace, id, next_at) of schedules whose next instants come before the
+    look after next."""
 
     namespace: str = ""
     expire_sessions: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_ABORTED, TaskError
-from holdfast_scheduler import ids, store
+from holdfast_scheduler import firing, ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.model import BatchEntry, Checkpoint
@@ -37,6 +37,10 @@ def propagate(unit: UnitOfWork) -> None:
         awaited = [run.id for run in ended if run.awaited]
         if awaited:
             answer_waiters(unit, awaited)
+            # A run that a schedule triggers has no parent; nearly all of these have one, and cost nothing here.
+            scheduled = [run.id for run in ended if run.awaited and run.parent is None]
+            if scheduled:
+                firing.release(unit, scheduled)
 
 
 def _postpone(unit: UnitOfWork, ended: list[bytes], parents: list[bytes]) -> None:

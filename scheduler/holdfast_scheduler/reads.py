@@ -66,6 +66,7 @@ _RUN_COLUMNS = (
     run_inputs.c.key,
     run_inputs.c.options,
     run_inputs.c.is_replay,
+    run_inputs.c.schedule,
     run_results.c.output,
     run_results.c.error,
     run_results.c.ended_at,

@@ -146,6 +146,7 @@ run_inputs = Table(
     Column("options", LargeBinary),  # serialized TriggerOptions
     Column("trace", LargeBinary),
     _required("is_replay", Boolean, "false"),
+    Column("schedule", LargeBinary),  # what triggered it by the clock
     PrimaryKeyConstraint("namespace", "run_id", name="run_inputs_pkey"),
 )
 Index(
@@ -173,6 +174,15 @@ Index(
     run_inputs.c.run_id,
     postgresql_where=text("queue <> ''"),
     sqlite_where=text("queue <> ''"),
+)
+
+Index(
+    "run_inputs_schedule",
+    run_inputs.c.namespace,
+    run_inputs.c.schedule,
+    run_inputs.c.run_id,
+    postgresql_where=text("schedule IS NOT NULL"),
+    sqlite_where=text("schedule IS NOT NULL"),
 )
 
 run_tags = Table(
@@ -392,6 +402,66 @@ queue_changes = Table(
     _required("namespace", Text),
     _required("number", BigInteger),
     PrimaryKeyConstraint("namespace", name="queue_changes_pkey"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _required("namespace", Text),
+    _required("id", LargeBinary),
+    _required("task", Text),
+    _required("cron", Text),
+    _required("timezone", Text),
+    _required("misfire", SmallInteger),
+    _required("overlap", SmallInteger),
+    _required("created_at", BigInteger),
+    _required("external_id", Text, "''"),
+    Column("key", Text),  # deduplication key
+    _required("options", LargeBinary),  # serialized TriggerOptions
+    _required("declared", Boolean, "false"),
+    _required("withdrawn", Boolean, "false"),
+    _required("active", Boolean, "true"),
+    Column("next_at", BigInteger),
+    Column("last_at", BigInteger),
+    Column("last_run", LargeBinary),
+    _required("waiting", Text, "''"),  # instants, separated by spaces
+    _required("skipped", BigInteger, "0"),
+    Column("last_skipped_at", BigInteger),
+    _required("last_skip_reason", Text, "''"),
+    PrimaryKeyConstraint("namespace", "id", name="schedules_pkey"),
+    CheckConstraint("misfire IN (1, 2, 3) AND overlap IN (1, 2, 3, 4)", name="schedules_policies"),
+    CheckConstraint("next_at IS NULL OR (active AND NOT withdrawn)", name="schedules_idle_is_quiet"),
+    CheckConstraint("waiting = '' OR (active AND NOT withdrawn)", name="schedules_idle_waits_for_nothing"),
+)
+Index(
+    "schedules_due",
+    schedules.c.next_at,
+    postgresql_where=text("next_at IS NOT NULL"),
+    sqlite_where=text("next_at IS NOT NULL"),
+)
+Index(
+    "schedules_key",
+    schedules.c.namespace,
+    schedules.c.key,
+    unique=True,
+    postgresql_where=text("key IS NOT NULL"),
+    sqlite_where=text("key IS NOT NULL"),
+)
+# A task declares one schedule.
+Index(
+    "schedules_declared",
+    schedules.c.namespace,
+    schedules.c.task,
+    unique=True,
+    postgresql_where=text("declared"),
+    sqlite_where=text("declared"),
+)
+Index(
+    "schedules_waiting",
+    schedules.c.namespace,
+    schedules.c.last_run,
+    postgresql_where=text("waiting <> ''"),
+    sqlite_where=text("waiting <> ''"),
 )
 
 sessions = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from holdfast_scheduler import model as m
-from holdfast_scheduler import queues, store
+from holdfast_scheduler import queues, schedules, store
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.database import Row
 from holdfast_scheduler.definitions import task_row
@@ -49,8 +49,9 @@ def _tasks(definitions: list[m.TaskRow]) -> str:
 
 
 def _register(unit: UnitOfWork, version: str, definitions: list[m.TaskRow]) -> None:
-    """Write definitions that are new or differ, and the limits of queues that they declare. A version is as old as its
-    first announcement to any replica, so that an old worker that reconnects does not become the newest."""
+    """Write definitions that are new or differ, and the limits of queues and the schedules that they declare. A version
+    is as old as its first announcement to any replica, so that an old worker that reconnects does not become the
+    newest."""
     namespace, world = unit.namespace, unit.world
     first_at = world.versions.get((namespace, version))
     if first_at is None:
@@ -84,6 +85,8 @@ def _register(unit: UnitOfWork, version: str, definitions: list[m.TaskRow]) -> N
     limited = [name for name, declares in affected.items() if declares or unit.queue(name) is not None]
     if limited:
         queues.declare(unit, limited)
+    if new or changed:
+        schedules.declare(unit, [row[1] for row in (*new, *changed)])
 
 
 def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:

@@ -27,6 +27,7 @@ _DURATIONS: Final = (
     "version_patience",
     "retention_interval",
     "stop_grace",
+    "misfire_grace",
 )
 """Settings that HOLDFAST_LEASE and so on may change."""
 DEFAULT_RETENTION: Final = "30d"
@@ -77,6 +78,9 @@ class Limits:
     awaited_runs: int = 10_000  # of one AwaitRuns stream
     watched_runs: int = 1_000  # members that one WatchRuns stream of a tag or batch shows, newest first
     wait_us: int = 300 * MICROSECONDS  # longest WaitRun
+    schedules: int = 100_000  # of a namespace
+    misfire_cap: int = 100  # due instants of one schedule that fire late at once, whatever the policy
+    schedule_waiting: int = 100  # instants of one schedule that wait for the end of the run before
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Settings:
     retention_interval: float = 60.0  # between two looks for them
     max_recoveries: int = 10
     stop_grace: float = 10.0  # for calls in flight when the scheduler stops
+    misfire_grace: float = 60.0  # a schedule's instant that is late by more counts as missed
 
     commands: int = 20_000  # commands that may wait; more are refused
     commit_rows: int = 2_000
@@ -123,10 +128,10 @@ class Settings:
         defaults.
 
         HOLDFAST_LEASE, HOLDFAST_RENEW_INTERVAL, HOLDFAST_RECONNECT_GRACE, HOLDFAST_HOLD, HOLDFAST_CANCEL_GRACE,
-        HOLDFAST_RESUME_PATIENCE, HOLDFAST_VERSION_PATIENCE, HOLDFAST_RETENTION_INTERVAL and HOLDFAST_STOP_GRACE, in
-        seconds, are for tests and unusual networks. The renewal interval follows the lease when only that is given.
-        The retention is a number with s, m, h or d, or "never". Raises: SettingError when one is not a number above 0,
-        or the lease would end between two renewals.
+        HOLDFAST_RESUME_PATIENCE, HOLDFAST_VERSION_PATIENCE, HOLDFAST_RETENTION_INTERVAL, HOLDFAST_STOP_GRACE and
+        HOLDFAST_MISFIRE_GRACE, in seconds, are for tests and unusual networks. The renewal interval follows the lease
+        when only that is given. The retention is a number with s, m, h or d, or "never". Raises: SettingError when one
+        is not a number above 0, or the lease would end between two renewals.
         """
         found = os.environ if environment is None else environment
         made = cls(

@@ -1,9 +1,9 @@
 """Every statement that the engine sends, by what it is for. Each is set-based: one per batch, never one per run.
 
 Lock order (PostgreSQL; SQLite has one writer): keys, then tokens and batches, then runs by id with parents and waiters
-included, then queues by name, then claims with SKIP LOCKED. Whatever a decision depends on is read in a statement
-issued after its lock was granted. Where the order cannot be kept (a waiter that is only found later) the database
-reports a deadlock and the commit loop tries the whole batch again; nothing was answered yet.
+included, then schedules by id, then queues by name, then claims with SKIP LOCKED. Whatever a decision depends on is
+read in a statement issued after its lock was granted. Where the order cannot be kept (a waiter that is only found
+later) the database reports a deadlock and the commit loop tries the whole batch again; nothing was answered yet.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ INPUT_COLUMNS: Final = (
     "is_replay",
     "queue",
     "off_clock",
+    "schedule",
 )
 CHECKPOINT_COLUMNS: Final = (
     "namespace",

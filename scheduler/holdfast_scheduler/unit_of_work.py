@@ -155,6 +155,7 @@ class UnitOfWork:
         self.fresh: dict[bytes, list[Checkpoint]] = {}  # settled here while the run was parked
         self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
         self.timed_tokens: list[tuple[int, bytes]] = []
+        self.timed_schedules: list[tuple[int, bytes]] = []
         self.ended_sessions: set[bytes] = set()
         self.let_go: list[tuple[bytes, bytes]] = []  # (session, run): the session has the run no longer
         self.untold: dict[bytes, tuple[int, int]] = {}  # run → (told, pushed): settled in between, not told here
@@ -304,6 +305,7 @@ class UnitOfWork:
                 new.is_replay,
                 run.queue if run.queue != default_queue(run.task) else "",
                 is_off_clock(run.id, self.now),
+                new.schedule,
             )
         )
         for tag in new.tags:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from holdfast.v1.payload_pb2 import TaskError
 from holdfast.v1.task_pb2 import QueueDefinition, TaskDefinition
-from holdfast_scheduler import ids, schema, store
+from holdfast_scheduler import ids, schedule_store, schema, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.commit_loop import CommitLoop, Committed
@@ -348,12 +348,14 @@ class Driver:
             self.do(m.Look(self.namespace))
 
     def due(self) -> None:
-        """Let the timers of all runs, tokens and queues that are due ring."""
+        """Let the timers of all runs, tokens, schedules and queues that are due ring."""
         with self.transaction() as tx:
             runs = [row[1] for row in store.overdue(tx, self.now + 1, 10_000)]
             tokens = [row[1] for row in store.due_tokens(tx, self.now + 1, 10_000)]
+            schedules = [row[1] for row in schedule_store.due_before(tx, self.now + 1, 10_000)]
         commands: list[m.Command] = [m.RunsDue(self.namespace, runs)] if runs else []
         commands += [m.TokensDue(self.namespace, tokens)] if tokens else []
+        commands += [m.SchedulesDue(self.namespace, schedules)] if schedules else []
         queues = [name for name, instant in self.queues_due.items() if instant <= self.now]
         for name in queues:
             del self.queues_due[name]

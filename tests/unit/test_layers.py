@@ -9,8 +9,29 @@ import pytest
 
 SCHEDULER_ROWS = (
     {"model", "errors", "ids", "settings", "version"},  # nouns; the settings are plain numbers
-    {"run_machine", "backoff", "admission", "definitions", "filter", "metadata_document"},  # rules
-    {"schema", "migrations", "database", "replicas", "store", "logs", "reads", "queue_reads", "listing"},  # storage
+    {
+        "run_machine",
+        "backoff",
+        "admission",
+        "definitions",
+        "filter",
+        "metadata_document",
+        "cron",
+        "schedule_rules",
+    },  # rules
+    {
+        "schema",
+        "migrations",
+        "database",
+        "replicas",
+        "store",
+        "logs",
+        "reads",
+        "queue_reads",
+        "listing",
+        "schedule_store",
+        "schedule_reads",
+    },  # storage
     {  # engine
         "unit_of_work",
         "propagation",
@@ -24,6 +45,8 @@ SCHEDULER_ROWS = (
         "retention_loop",
         "queues",
         "debouncing",
+        "firing",
+        "schedules",
         "claiming",
         "dispatch",
         "commands",
@@ -32,7 +55,7 @@ SCHEDULER_ROWS = (
         "watching",
         "engine",
     },
-    {"services", "convert", "messages", "worker_frames"},  # edge
+    {"services", "convert", "messages", "schedule_messages", "worker_frames"},  # edge
     {"main"},  # process
 )
 """Each module of the scheduler imports only its own row and those above it."""

@@ -86,7 +86,11 @@ class Server:
             (task_pb2, task_pb2_grpc.add_TaskServiceServicer_to_server, TaskService(engine)),
             (token_service_pb2, token_service_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(engine)),
             (queue_service_pb2, queue_service_pb2_grpc.add_QueueServiceServicer_to_server, QueueService(engine)),
-            (schedule_service_pb2, schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server, ScheduleService()),
+            (
+                schedule_service_pb2,
+                schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server,
+                ScheduleService(engine),
+            ),
         ]
         if self._worker_service is not None:
             add_worker_service = worker_service_pb2_grpc.add_WorkerServiceServicer_to_server

@@ -19,6 +19,7 @@ from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.engine import SUPERSEDED, Engine
 from holdfast_scheduler.errors import RefusedError, StorageUnavailableError, invalid
 from holdfast_scheduler.model import Delivery, ItemFault
+from holdfast_scheduler.schedule_messages import check_declared
 from holdfast_scheduler.settings import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from holdfast_scheduler.version import VERSION
 from holdfast_scheduler.worker_frames import duration, frames, held_answer, report
@@ -212,6 +213,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             queue_limits("tasks.queue", task.queue, limits)
             if task.version_policy not in VERSION_POLICIES:
                 raise invalid("tasks.version_policy", f'must be "latest" or "wait", not {task.version_policy!r}')
+            if task.HasField("schedule"):
+                check_declared(task.id, task.schedule)
             definitions.append(task_row(task.SerializeToString(deterministic=True), version, 0))
         tasks = frozenset(row.id for row in definitions)
         welcome = self._welcome()

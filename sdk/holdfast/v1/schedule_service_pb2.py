@@ -22,51 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"holdfast/v1/schedule_service.proto\x12\x0bholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"\xe9\x02\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ron\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x13\n\x0b\x65xternal_id\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x64uplication_key\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12+\n\x07misfire\x18\x08 \x01(\x0e\x32\x1a.holdfast.v1.MisfirePolicy\x12+\n\x07overlap\x18\t \x01(\x0e\x32\x1a.holdfast.v1.OverlapPolicy\x12+\n\x07next_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07last_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07options\x18\x0c \x01(\x0b\x32\x1b.holdfast.v1.TriggerOptions\"S\n\x15\x43reateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x08schedule\x18\x02 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"A\n\x16\x43reateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"<\n\x12GetScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"P\n\x14ListSchedulesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x15UpdateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x08schedule\x18\x02 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"A\n\x16UpdateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"A\n\x17\x41\x63tivateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"C\n\x18\x41\x63tivateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"C\n\x19\x44\x65\x61\x63tivateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"E\n\x1a\x44\x65\x61\x63tivateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"?\n\x15\x44\x65leteScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse*{\n\rMisfirePolicy\x12\x1e\n\x1aMISFIRE_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13MISFIRE_POLICY_SKIP\x10\x01\x12\x19\n\x15MISFIRE_POLICY_LATEST\x10\x02\x12\x16\n\x12MISFIRE_POLICY_ALL\x10\x03*\xa0\x01\n\rOverlapPolicy\x12\x1e\n\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14OVERLAP_POLICY_ALLOW\x10\x01\x12\x17\n\x13OVERLAP_POLICY_SKIP\x10\x02\x12\x18\n\x14OVERLAP_POLICY_QUEUE\x10\x03\x12\"\n\x1eOVERLAP_POLICY_CANCEL_PREVIOUS\x10\x04\x32\x94\x05\n\x0fScheduleService\x12Y\n\x0e\x43reateSchedule\x12\".holdfast.v1.CreateScheduleRequest\x1a#.holdfast.v1.CreateScheduleResponse\x12P\n\x0bGetSchedule\x12\x1f.holdfast.v1.GetScheduleRequest\x1a .holdfast.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.holdfast.v1.ListSchedulesRequest\x1a\".holdfast.v1.ListSchedulesResponse\x12Y\n\x0eUpdateSchedule\x12\".holdfast.v1.UpdateScheduleRequest\x1a#.holdfast.v1.UpdateScheduleResponse\x12_\n\x10\x41\x63tivateSchedule\x12$.holdfast.v1.ActivateScheduleRequest\x1a%.holdfast.v1.ActivateScheduleResponse\x12\x65\n\x12\x44\x65\x61\x63tivateSchedule\x12&.holdfast.v1.DeactivateScheduleRequest\x1a\'.holdfast.v1.DeactivateScheduleResponse\x12Y\n\x0e\x44\x65leteSchedule\x12\".holdfast.v1.DeleteScheduleRequest\x1a#.holdfast.v1.DeleteScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"holdfast/v1/schedule_service.proto\x12\x0bholdfast.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"\xcd\x04\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ron\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x13\n\x0b\x65xternal_id\x18\x05 \x01(\t\x12\x19\n\x11\x64\x65\x64uplication_key\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12+\n\x07misfire\x18\x08 \x01(\x0e\x32\x1a.holdfast.v1.MisfirePolicy\x12+\n\x07overlap\x18\t \x01(\x0e\x32\x1a.holdfast.v1.OverlapPolicy\x12+\n\x07next_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07last_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x07options\x18\x0c \x01(\x0b\x32\x1b.holdfast.v1.TriggerOptions\x12\x10\n\x08\x64\x65\x63lared\x18\r \x01(\x08\x12\x13\n\x0blast_run_id\x18\x0e \x01(\t\x12+\n\x07waiting\x18\x0f \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07skipped\x18\x10 \x01(\x04\x12\x33\n\x0flast_skipped_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10last_skip_reason\x18\x12 \x01(\t\x12.\n\ncreated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x15\x43reateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x08schedule\x18\x02 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"A\n\x16\x43reateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"<\n\x12GetScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"P\n\x14ListSchedulesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x15UpdateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x08schedule\x18\x02 \x01(\x0b\x32\x15.holdfast.v1.Schedule\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x16UpdateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"A\n\x17\x41\x63tivateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"C\n\x18\x41\x63tivateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"C\n\x19\x44\x65\x61\x63tivateScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"E\n\x1a\x44\x65\x61\x63tivateScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Schedule\"?\n\x15\x44\x65leteScheduleRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse*{\n\rMisfirePolicy\x12\x1e\n\x1aMISFIRE_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13MISFIRE_POLICY_SKIP\x10\x01\x12\x19\n\x15MISFIRE_POLICY_LATEST\x10\x02\x12\x16\n\x12MISFIRE_POLICY_ALL\x10\x03*\xa0\x01\n\rOverlapPolicy\x12\x1e\n\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14OVERLAP_POLICY_ALLOW\x10\x01\x12\x17\n\x13OVERLAP_POLICY_SKIP\x10\x02\x12\x18\n\x14OVERLAP_POLICY_QUEUE\x10\x03\x12\"\n\x1eOVERLAP_POLICY_CANCEL_PREVIOUS\x10\x04\x32\x94\x05\n\x0fScheduleService\x12Y\n\x0e\x43reateSchedule\x12\".holdfast.v1.CreateScheduleRequest\x1a#.holdfast.v1.CreateScheduleResponse\x12P\n\x0bGetSchedule\x12\x1f.holdfast.v1.GetScheduleRequest\x1a .holdfast.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.holdfast.v1.ListSchedulesRequest\x1a\".holdfast.v1.ListSchedulesResponse\x12Y\n\x0eUpdateSchedule\x12\".holdfast.v1.UpdateScheduleRequest\x1a#.holdfast.v1.UpdateScheduleResponse\x12_\n\x10\x41\x63tivateSchedule\x12$.holdfast.v1.ActivateScheduleRequest\x1a%.holdfast.v1.ActivateScheduleResponse\x12\x65\n\x12\x44\x65\x61\x63tivateSchedule\x12&.holdfast.v1.DeactivateScheduleRequest\x1a\'.holdfast.v1.DeactivateScheduleResponse\x12Y\n\x0e\x44\x65leteSchedule\x12\".holdfast.v1.DeleteScheduleRequest\x1a#.holdfast.v1.DeleteScheduleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.schedule_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MISFIREPOLICY']._serialized_start=1442
-  _globals['_MISFIREPOLICY']._serialized_end=1565
-  _globals['_OVERLAPPOLICY']._serialized_start=1568
-  _globals['_OVERLAPPOLICY']._serialized_end=1728
-  _globals['_SCHEDULE']._serialized_start=108
-  _globals['_SCHEDULE']._serialized_end=469
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=471
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=554
-  _globals['_CREATESCHEDULERESPONSE']._serialized_start=556
-  _globals['_CREATESCHEDULERESPONSE']._serialized_end=621
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=623
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=683
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=685
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=747
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=749
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=829
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=831
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=921
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=923
-  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=1006
-  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=1008
-  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=1073
-  _globals['_ACTIVATESCHEDULEREQUEST']._serialized_start=1075
-  _globals['_ACTIVATESCHEDULEREQUEST']._serialized_end=1140
-  _globals['_ACTIVATESCHEDULERESPONSE']._serialized_start=1142
-  _globals['_ACTIVATESCHEDULERESPONSE']._serialized_end=1209
-  _globals['_DEACTIVATESCHEDULEREQUEST']._serialized_start=1211
-  _globals['_DEACTIVATESCHEDULEREQUEST']._serialized_end=1278
-  _globals['_DEACTIVATESCHEDULERESPONSE']._serialized_start=1280
-  _globals['_DEACTIVATESCHEDULERESPONSE']._serialized_end=1349
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1351
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1414
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1416
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1440
-  _globals['_SCHEDULESERVICE']._serialized_start=1731
-  _globals['_SCHEDULESERVICE']._serialized_end=2391
+  _globals['_MISFIREPOLICY']._serialized_start=1754
+  _globals['_MISFIREPOLICY']._serialized_end=1877
+  _globals['_OVERLAPPOLICY']._serialized_start=1880
+  _globals['_OVERLAPPOLICY']._serialized_end=2040
+  _globals['_SCHEDULE']._serialized_start=142
+  _globals['_SCHEDULE']._serialized_end=731
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=733
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=816
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=818
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=883
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=885
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=945
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=947
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=1009
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1011
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1091
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1093
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1183
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=1186
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=1318
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=1320
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=1385
+  _globals['_ACTIVATESCHEDULEREQUEST']._serialized_start=1387
+  _globals['_ACTIVATESCHEDULEREQUEST']._serialized_end=1452
+  _globals['_ACTIVATESCHEDULERESPONSE']._serialized_start=1454
+  _globals['_ACTIVATESCHEDULERESPONSE']._serialized_end=1521
+  _globals['_DEACTIVATESCHEDULEREQUEST']._serialized_start=1523
+  _globals['_DEACTIVATESCHEDULEREQUEST']._serialized_end=1590
+  _globals['_DEACTIVATESCHEDULERESPONSE']._serialized_start=1592
+  _globals['_DEACTIVATESCHEDULERESPONSE']._serialized_end=1661
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1663
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1726
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1728
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1752
+  _globals['_SCHEDULESERVICE']._serialized_start=2043
+  _globals['_SCHEDULESERVICE']._serialized_end=2703
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from holdfast.v1 import run_pb2 as _run_pb2
 from google.protobuf.internal import containers as _containers
@@ -36,7 +37,7 @@ OVERLAP_POLICY_QUEUE: OverlapPolicy
 OVERLAP_POLICY_CANCEL_PREVIOUS: OverlapPolicy
 
 class Schedule(_message.Message):
-    __slots__ = ("id", "task_id", "cron", "timezone", "external_id", "deduplication_key", "active", "misfire", "overlap", "next_at", "last_at", "options")
+    __slots__ = ("id", "task_id", "cron", "timezone", "external_id", "deduplication_key", "active", "misfire", "overlap", "next_at", "last_at", "options", "declared", "last_run_id", "waiting", "skipped", "last_skipped_at", "last_skip_reason", "created_at")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     CRON_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +50,13 @@ class Schedule(_message.Message):
     NEXT_AT_FIELD_NUMBER: _ClassVar[int]
     LAST_AT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SKIPPED_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_SKIP_REASON_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     id: str
     task_id: str
     cron: str
@@ -61,7 +69,14 @@ class Schedule(_message.Message):
     next_at: _timestamp_pb2.Timestamp
     last_at: _timestamp_pb2.Timestamp
     options: _run_pb2.TriggerOptions
-    def __init__(self, id: _Optional[str] = ..., task_id: _Optional[str] = ..., cron: _Optional[str] = ..., timezone: _Optional[str] = ..., external_id: _Optional[str] = ..., deduplication_key: _Optional[str] = ..., active: _Optional[bool] = ..., misfire: _Optional[_Union[MisfirePolicy, str]] = ..., overlap: _Optional[_Union[OverlapPolicy, str]] = ..., next_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., options: _Optional[_Union[_run_pb2.TriggerOptions, _Mapping]] = ...) -> None: ...
+    declared: bool
+    last_run_id: str
+    waiting: _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]
+    skipped: int
+    last_skipped_at: _timestamp_pb2.Timestamp
+    last_skip_reason: str
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., task_id: _Optional[str] = ..., cron: _Optional[str] = ..., timezone: _Optional[str] = ..., external_id: _Optional[str] = ..., deduplication_key: _Optional[str] = ..., active: _Optional[bool] = ..., misfire: _Optional[_Union[MisfirePolicy, str]] = ..., overlap: _Optional[_Union[OverlapPolicy, str]] = ..., next_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., options: _Optional[_Union[_run_pb2.TriggerOptions, _Mapping]] = ..., declared: _Optional[bool] = ..., last_run_id: _Optional[str] = ..., waiting: _Optional[_Iterable[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]]] = ..., skipped: _Optional[int] = ..., last_skipped_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_skip_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class CreateScheduleRequest(_message.Message):
     __slots__ = ("namespace", "schedule")
@@ -110,12 +125,14 @@ class ListSchedulesResponse(_message.Message):
     def __init__(self, schedules: _Optional[_Iterable[_Union[Schedule, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateScheduleRequest(_message.Message):
-    __slots__ = ("namespace", "schedule")
+    __slots__ = ("namespace", "schedule", "update_mask")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     schedule: Schedule
-    def __init__(self, namespace: _Optional[str] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ...) -> None: ...
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, namespace: _Optional[str] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
 
 class UpdateScheduleResponse(_message.Message):
     __slots__ = ("schedule",)

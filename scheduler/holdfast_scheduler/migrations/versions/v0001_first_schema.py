@@ -138,6 +138,7 @@ def upgrade() -> None:
         sa.Column("options", sa.LargeBinary(), nullable=True),
         sa.Column("trace", sa.LargeBinary(), nullable=True),
         sa.Column("is_replay", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("schedule", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("namespace", "run_id", name="run_inputs_pkey"),
     )
     op.create_index("run_inputs_task", "run_inputs", ["namespace", "task", "run_id"])
@@ -161,6 +162,13 @@ def upgrade() -> None:
         ["namespace", "parent", "run_id"],
         postgresql_where=sa.text("parent IS NOT NULL"),
         sqlite_where=sa.text("parent IS NOT NULL"),
+    )
+    op.create_index(
+        "run_inputs_schedule",
+        "run_inputs",
+        ["namespace", "schedule", "run_id"],
+        postgresql_where=sa.text("schedule IS NOT NULL"),
+        sqlite_where=sa.text("schedule IS NOT NULL"),
     )
     op.create_table(
         "run_logs",
@@ -294,6 +302,64 @@ def upgrade() -> None:
         ["session"],
         postgresql_where=sa.text("session IS NOT NULL"),
         sqlite_where=sa.text("session IS NOT NULL"),
+    )
+    op.create_table(
+        "schedules",
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("id", sa.LargeBinary(), nullable=False),
+        sa.Column("task", sa.Text(), nullable=False),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("timezone", sa.Text(), nullable=False),
+        sa.Column("misfire", sa.SmallInteger(), nullable=False),
+        sa.Column("overlap", sa.SmallInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("external_id", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
+        sa.Column("options", sa.LargeBinary(), nullable=False),
+        sa.Column("declared", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("withdrawn", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("active", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_run", sa.LargeBinary(), nullable=True),
+        sa.Column("waiting", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("skipped", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("last_skipped_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_skip_reason", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.CheckConstraint("misfire IN (1, 2, 3) AND overlap IN (1, 2, 3, 4)", name="schedules_policies"),
+        sa.CheckConstraint("next_at IS NULL OR (active AND NOT withdrawn)", name="schedules_idle_is_quiet"),
+        sa.CheckConstraint("waiting = '' OR (active AND NOT withdrawn)", name="schedules_idle_waits_for_nothing"),
+        sa.PrimaryKeyConstraint("namespace", "id", name="schedules_pkey"),
+    )
+    op.create_index(
+        "schedules_declared",
+        "schedules",
+        ["namespace", "task"],
+        unique=True,
+        postgresql_where=sa.text("declared"),
+        sqlite_where=sa.text("declared"),
+    )
+    op.create_index(
+        "schedules_due",
+        "schedules",
+        ["next_at"],
+        postgresql_where=sa.text("next_at IS NOT NULL"),
+        sqlite_where=sa.text("next_at IS NOT NULL"),
+    )
+    op.create_index(
+        "schedules_key",
+        "schedules",
+        ["namespace", "key"],
+        unique=True,
+        postgresql_where=sa.text("key IS NOT NULL"),
+        sqlite_where=sa.text("key IS NOT NULL"),
+    )
+    op.create_index(
+        "schedules_waiting",
+        "schedules",
+        ["namespace", "last_run"],
+        postgresql_where=sa.text("waiting <> ''"),
+        sqlite_where=sa.text("waiting <> ''"),
     )
     op.create_table(
         "sessions",

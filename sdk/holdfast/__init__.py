@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast import queues as queues
     from holdfast import retry as retry
     from holdfast import runs as runs
+    from holdfast import schedules as schedules
     from holdfast import sync as sync
     from holdfast import tags as tags
     from holdfast import tasks as tasks
@@ -64,6 +65,7 @@ _MODULES = {
     "queues",
     "retry",
     "runs",
+    "schedules",
     "sync",
     "tags",
     "tasks",

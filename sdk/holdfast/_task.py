@@ -41,7 +41,7 @@ from holdfast.retry_policy import Retry
 from holdfast.signature import NO_PAYLOAD
 from holdfast.triggering import MISSING
 from holdfast.v1.payload_pb2 import Payload, TaskError
-from holdfast.v1.task_pb2 import TaskDefinition
+from holdfast.v1.task_pb2 import DeclaredSchedule, TaskDefinition
 
 if TYPE_CHECKING:
     from holdfast.sync import SyncTask
@@ -55,6 +55,8 @@ version that is, or waits for a worker of its own."""
 
 MAX_RECOVERIES = 1000
 MAX_DESCRIPTION_CHARS = 2000
+_MADE_BY = "made-by"
+"""Meta of a payload that the scheduler has made."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}")
 
 
@@ -73,6 +75,7 @@ class Task(Generic[P, R]):
         ttl: Duration | None = None,
         max_recoveries: int | None = None,
         version_policy: VersionPolicy = "latest",
+        schedule: DeclaredSchedule | None = None,
         local_names: Mapping[str, Any] | None = None,
         **hooks: Unpack[HookOptions],
     ) -> None:
@@ -87,6 +90,7 @@ class Task(Generic[P, R]):
         self.ttl = _limit(ttl, self.id, "ttl")
         self.max_recoveries = _checked_recoveries(self.id, max_recoveries)
         self.version_policy = _checked_version_policy(self.id, version_policy)
+        self.schedule = schedule
         self.hooks = _hooks.of_task(hooks, self.id)
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = signature.read(function, self.id)
@@ -222,6 +226,8 @@ class Task(Generic[P, R]):
             message.timeout.CopyFrom(durations.to_message(self.timeout))
         if self.ttl is not None:
             message.ttl.CopyFrom(durations.to_message(self.ttl))
+        if self.schedule is not None:
+            message.schedule.CopyFrom(self.schedule)
         return message
 
     async def execute(self, payload: Payload, scope: RunScope) -> Payload:
@@ -257,6 +263,8 @@ class Task(Generic[P, R]):
 
     def decode(self, payload: Payload) -> Any:
         """The payload as the function takes it. Raises: InvalidPayloadError."""
+        if self.signature.payload is None and payload.meta.get(_MADE_BY) == "schedule":
+            return None  # a schedule tells every task what it is for; this one does not ask
         try:
             return self.payload_codec.decode_payload(payload)
         except PayloadError as error:

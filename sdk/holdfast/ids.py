@@ -72,6 +72,11 @@ def new_token_id() -> str:
     return text(TOKEN, new())
 
 
+def new_schedule_id() -> str:
+    """A new schedule id in text form."""
+    return text(SCHEDULE, new())
+
+
 def to_text(prefix: str, raw: bytes) -> str:
     """The text form of a raw 16-byte id; empty for an empty one."""
     return text(prefix, int.from_bytes(raw, "big")) if raw else ""

@@ -89,6 +89,8 @@ class Run:
     """In order of creation; only when retrieved in full."""
     child_run_ids: tuple[str, ...]
     """Only when retrieved in full."""
+    schedule_id: str = ""
+    """The schedule that triggered it; empty for none."""
 
     @property
     def is_final(self) -> bool:
@@ -129,6 +131,7 @@ def of_message(message: run_pb2.Run) -> Run:
         attempts=tuple(_attempt(attempt) for attempt in message.attempts),
         checkpoints=tuple(_checkpoint(checkpoint) for checkpoint in message.checkpoints),
         child_run_ids=tuple(message.child_run_ids),
+        schedule_id=message.schedule_id,
     )
 
 

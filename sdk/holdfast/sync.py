@@ -33,6 +33,7 @@ from holdfast import handles as async_handles
 from holdfast import queues as async_queues
 from holdfast import retry as async_retry
 from holdfast import runs as async_runs
+from holdfast import schedules as async_schedules
 from holdfast import tasks as async_tasks
 from holdfast import wait as async_wait
 from holdfast._hooks import HookOptions
@@ -71,6 +72,7 @@ __all__ = [
     "queues",
     "retry",
     "runs",
+    "schedules",
     "shielded",
     "step",
     "tags",
@@ -469,6 +471,37 @@ class queues:
     resume = staticmethod(blocking(async_queues.resume))
     override = staticmethod(blocking(async_queues.override))
     reset_override = staticmethod(blocking(async_queues.reset_override))
+
+
+class schedules:
+    """As `holdfast.schedules`, blocking."""
+
+    SchedulePayload = async_schedules.SchedulePayload
+    create = staticmethod(blocking(async_schedules.create))
+    update = staticmethod(blocking(async_schedules.update))
+    retrieve = staticmethod(blocking(async_schedules.retrieve))
+    activate = staticmethod(blocking(async_schedules.activate))
+    deactivate = staticmethod(blocking(async_schedules.deactivate))
+    delete = staticmethod(blocking(async_schedules.delete))
+    list = staticmethod(blocking(async_schedules.list))
+
+    @staticmethod
+    def iterate(*, limit: int = 100) -> Generator[async_schedules.Schedule, None, None]:
+        """As `holdfast.schedules.iterate`, blocking."""
+        return _blocking_iterator(async_schedules.iterate(limit=limit))
+
+    @staticmethod
+    def task(
+        *,
+        cron: str,
+        timezone: str = "UTC",
+        misfire: async_schedules.Misfire = "latest",
+        overlap: async_schedules.Overlap = "allow",
+        **options: Unpack[async_schedules.ScheduledTaskOptions],
+    ) -> SyncTaskDecorator:
+        """As `holdfast.schedules.task`, for `def` functions."""
+        declared = async_schedules.declare(cron, timezone, misfire, overlap)
+        return SyncTaskDecorator({**options, "schedule": declared}, decorator.local_names_of_caller(2))
 
 
 class tasks:

@@ -15,13 +15,13 @@ NAMES = [
     "IdempotencyKey", "Item", "NonDeterminismError", "Queue", "Retry", "Run", "RunCanceledError", "RunFailedError",
     "RunHandle", "RunResult", "RunStatus", "SchedulerUnavailableError", "StepFailedError", "SubtaskRunError", "Task",
     "Token", "batch", "bulk", "configure", "errors", "idempotency_keys", "locals", "logger", "metadata", "queue",
-    "queues", "retry", "runs", "shielded", "step", "sync", "tags", "task", "tasks", "wait",
+    "queues", "retry", "runs", "schedules", "shielded", "step", "sync", "tags", "task", "tasks", "wait",
 ]  # fmt: skip
 
 SYNC_NAMES = [
     "AbortSignal", "AbortTaskRunError", "BatchHandle", "BulkOperation", "Client", "Context", "Retry", "RunHandle",
     "Subscription", "SyncTask", "batch", "bulk", "configure", "idempotency_keys", "locals", "logger", "metadata",
-    "queue", "queues", "retry", "runs", "shielded", "step", "tags", "task", "tasks", "wait",
+    "queue", "queues", "retry", "runs", "schedules", "shielded", "step", "tags", "task", "tasks", "wait",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from holdfast.cli import exit_codes, queues, runs, servers
+from holdfast.cli import exit_codes, queues, runs, schedules, servers
 from holdfast.cli.failure import CommandError, exit_code_of
 from holdfast.errors import HoldfastError
 
@@ -34,6 +34,7 @@ app.command("health")(servers.health)
 app.command("trigger")(runs.trigger)
 app.add_typer(runs.app, name="runs")
 app.add_typer(queues.app, name="queues")
+app.add_typer(schedules.app, name="schedules")
 
 
 def _print_version(asked: bool) -> None:

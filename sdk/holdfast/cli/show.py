@@ -15,6 +15,7 @@ from holdfast.errors import ErrorInfo
 from holdfast.queues import QueueState
 from holdfast.run import Run
 from holdfast.runs import LogLine
+from holdfast.schedule import Schedule
 
 STYLES: Final = {
     "COMPLETED": "green",
@@ -101,6 +102,51 @@ def _limits(queue: QueueState) -> str:
     if queue.depth_limit:
         parts.append(f"{queue.depth_limit} queued")
     return ", ".join(parts) or "none"
+
+
+def schedule_document(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as one JSON object."""
+    return dataclasses.asdict(schedule)
+
+
+def print_schedules(schedules: list[Schedule]) -> None:
+    """Schedules as a table."""
+    table = Table("schedule", "task", "cron", "zone", "next", "last", "skipped", "from", box=None, pad_edge=False)
+    for one in schedules:
+        table.add_row(
+            one.id,
+            Text(one.task_id),
+            Text(one.cron),
+            one.timezone,
+            _instant(one.next_at) if one.active else Text("not active", style="yellow"),
+            _instant(one.last_at),
+            str(one.skipped),
+            "code" if one.declared else Text(one.deduplication_key),
+        )
+    _print(table)
+
+
+def print_schedule(schedule: Schedule) -> None:
+    """One schedule."""
+    facts = Table.grid(padding=(0, 2))
+    for label, value in (
+        ("schedule", schedule.id),
+        ("task", schedule.task_id),
+        ("cron", f"{schedule.cron}  ({schedule.timezone})"),
+        ("declared", "in code" if schedule.declared else ""),
+        ("key", schedule.deduplication_key),
+        ("external id", schedule.external_id),
+        ("policies", f"misfire {schedule.misfire}, overlap {schedule.overlap}"),
+        ("options", _json(schedule.options) if schedule.options else ""),
+        ("next", _instant(schedule.next_at) if schedule.active else "not active"),
+        ("last", f"{_instant(schedule.last_at)}  {schedule.last_run_id}".strip()),
+        ("waiting", ", ".join(map(_instant, schedule.waiting))),
+        ("skipped", str(schedule.skipped)),
+        ("last skipped", f"{_instant(schedule.last_skipped_at)}  {schedule.last_skip_reason}".strip()),
+    ):
+        if value:
+            facts.add_row(label, Text(value))
+    _print(facts)
 
 
 def print_run(run: Run, sentence: str) -> None:

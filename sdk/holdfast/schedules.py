@@ -19,7 +19,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from holdfast import _decorator, client, filters, ids, options, texts
 from holdfast._hooks import HookOptions
-from holdfast._task import Task
+from holdfast._task import Task, VersionPolicy
 from holdfast.durations import Duration
 from holdfast.errors import InvalidArgumentError
 from holdfast.queues import Queue
@@ -71,6 +71,7 @@ class ScheduledTaskOptions(HookOptions, total=False):
     timeout: Duration
     ttl: Duration
     max_recoveries: int
+    version_policy: VersionPolicy
 
 
 @dataclass(frozen=True, slots=True)

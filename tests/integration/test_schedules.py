@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -311,3 +312,30 @@ def test_a_worker_whose_task_declares_nonsense_says_so(site: Site) -> None:
     worker = site.first.start_worker(str(source), name="nonsense")
     assert worker.wait() != 0
     assert "tasks.schedule.cron: of task 'nonsense': '99 3 * * *': bad minute" in worker.log_text()
+
+
+def test_the_command_line_keeps_schedules(deploy: Callable[..., Deployment], sqlite_url: str, tmp_path: Path) -> None:
+    site = Site(deploy, sqlite_url, tmp_path)
+
+    def holdfast(*arguments: str, code: int = 0) -> str:
+        done = site.first.holdfast("schedules", *arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout or done.stderr
+
+    create = ("create", "tick", "0 3 * * *", "--timezone", "Europe/Zurich", "--key", "k", "--tag", "a")
+    made = json.loads(holdfast(*create, "--json"))
+    assert (made["task_id"], made["timezone"], made["deduplication_key"]) == ("tick", "Europe/Zurich", "k")
+    assert (made["options"], made["active"]) == ({"tags": ["a"]}, True)
+    assert [json.loads(line)["id"] for line in holdfast("list", "--json").splitlines()][-1] == made["id"]
+    listed = holdfast("list")
+    assert made["id"] in listed
+    assert "Europe/Zurich" in listed
+    assert "misfire latest, overlap skip" in holdfast(*create, "--overlap", "skip")
+    assert "not active" in holdfast("deactivate", made["id"])
+    assert "not active" not in holdfast("activate", made["id"])
+    assert "0 3 * * *  (Europe/Zurich)" in holdfast("show", made["id"])
+    assert holdfast("delete", made["id"]) == ""
+    assert "there is no schedule" in holdfast("show", made["id"], code=3)
+    assert "bad minute" in holdfast("create", "tick", "99 3 * * *", code=2)
+    assert "'never' is none of" in holdfast("create", "tick", "0 3 * * *", "--misfire", "never", code=2)
+    assert "no worker has registered a task 'tack'" in holdfast("create", "tack", "0 3 * * *", code=3)

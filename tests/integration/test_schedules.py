@@ -170,7 +170,8 @@ def test_a_killed_scheduler_makes_up_for_what_it_missed_as_each_policy_says(stri
     assert site.look(made["all"]).skipped == 0
 
 
-def test_a_short_restart_is_no_misfire(site: Site) -> None:
+def test_a_short_restart_is_no_misfire(deploy: Callable[..., Deployment], database_url: str, tmp_path: Path) -> None:
+    site = Site(deploy, database_url, tmp_path, HOLDFAST_MISFIRE_GRACE="600")  # a busy machine takes long to restart it
     schedule = site.create("tick", misfire="skip")
     site.schedulers[0].kill()
     instant = now() + 1_000
@@ -183,14 +184,13 @@ def test_a_short_restart_is_no_misfire(site: Site) -> None:
 
 
 def test_a_kill_around_an_instant_neither_loses_nor_doubles_it(site: Site) -> None:
-    schedule = site.create("tick", misfire="skip")
+    schedule = site.create("tick")
     fired: list[int] = []
-    for turn, delay_us in enumerate((0, 5_000, 20_000, 60_000)):
+    for turn, delay_us in enumerate((0, 5_000, 40_000)):
         instant = now() + 1_200_000
         site.set_next(instant, schedule)
         wait_until(lambda at=instant + delay_us: now() >= at, "the instant has come")
-        scheduler = site.schedulers[-1]
-        scheduler.kill()
+        site.schedulers[-1].kill()
         site.schedulers.append(site.first.start_scheduler(name=f"scheduler-{turn}"))
         fired.append(instant)
         site.until(lambda count=turn: len(site.runs(schedule)) > count, "it has fired")
@@ -234,13 +234,13 @@ def test_two_schedulers_fire_each_instant_once_though_one_is_killed(
     deploy: Callable[..., Deployment], postgres_url: str, tmp_path: Path
 ) -> None:
     site = Site(deploy, postgres_url, tmp_path, schedulers=2)
-    made = [site.create("tick") for _ in range(5)]
+    made = [site.create("tick") for _ in range(3)]
     fired: list[int] = []
-    for turn in range(6):
+    for turn in range(4):
         instant = now() + 1_000_000
         site.set_next(instant, *made)
         fired.append(instant)
-        if turn == 3:
+        if turn == 2:
             wait_until(lambda at=instant: now() >= at, "the instant has come")
             site.schedulers[0].kill()
         for schedule in made:

@@ -248,14 +248,16 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
         if task is not None and run.id in unit.rebound:
             _take_limits(unit, run, task, inputs.get(run.id))
         document, marks = metadata.get(run.id, (new.metadata if new is not None else b"", b""))
+        given = unit.inputs_of(run.id, new) if new is not None else inputs[run.id]
         unit.delivery(run.session).starts.append(
             Order(
                 run=run,
-                inputs=unit.inputs_of(run.id, new) if new is not None else inputs[run.id],
+                inputs=given,
                 checkpoints=applicable(run, checkpoints.get(run.id, ())),
                 metadata=document,
                 marks=marks,
                 max_duration_us=task.max_duration_us if task is not None else None,
+                executed_us=rules.executed_us(run, given.created_at) if run.fence > 1 else 0,
                 is_reentry=run.fence > 1,
             )
         )

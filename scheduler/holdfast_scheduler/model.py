@@ -142,6 +142,7 @@ class Run:
     delayed_us: int | None = None  # before it was queued for the first time
     backing_off_us: int | None = None  # before another attempt or recovery
     pinned: bool = False  # only workers of `version` may execute it, however long none is connected
+    attempt_base: int | None = None  # see `run_machine.executed_us`; None for the first attempt
 
     @property
     def kind(self) -> Kind:
@@ -586,6 +587,7 @@ class Order:
     metadata: bytes = b""
     marks: bytes = b""
     max_duration_us: int | None = None
+    executed_us: int = 0  # what this attempt has executed before
     is_reentry: bool = False
 
 

@@ -152,6 +152,8 @@ def _start(run: Run, a: Args) -> int:
     if run.started_at is None:
         run.attempt += 1
         run.started_at = a.now
+        if run.attempt > 1:
+            run.attempt_base = run.since - _not_executed_us(run)
     return _execute(run, a)
 
 
@@ -338,6 +340,20 @@ TABLE: Final[dict[tuple[int, str], Handler]] = {
     (m.CANCELING, SETTLED): _still,
     (m.CANCELING, DUE): _due_canceling,
 }
+
+
+def executed_us(run: Run, created_at: int) -> int:
+    """How long a run that has just been started had executed in its present attempt before, in microseconds.
+
+    A run executes whenever it does nothing else. So the instant, less all that it has spent on something else, goes on
+    only while it executes; `attempt_base` is what that was when the attempt began.
+    """
+    base = created_at if run.attempt_base is None else run.attempt_base
+    return max(0, run.since - _not_executed_us(run) - base)
+
+
+def _not_executed_us(run: Run) -> int:
+    return (run.queued_us or 0) + (run.waiting_us or 0) + (run.delayed_us or 0) + (run.backing_off_us or 0)
 
 
 def apply(run: Run, event: str, args: Args) -> int:

@@ -69,6 +69,7 @@ runs = Table(
     Column("delayed_us", BigInteger),
     Column("backing_off_us", BigInteger),
     _required("pinned", Boolean, "false"),
+    Column("attempt_base", BigInteger),
     PrimaryKeyConstraint("namespace", "id", name="runs_pkey"),
     CheckConstraint("status IN (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)", name="runs_status"),
     CheckConstraint("status NOT IN (3, 5) OR session IS NOT NULL", name="runs_executing_has_session"),

@@ -49,6 +49,7 @@ _RUN_CHANGING: Final = (
     "delayed_us",
     "backing_off_us",
     "pinned",
+    "attempt_base",
 )
 RUN_COLUMNS: Final = tuple(Run.__dataclass_fields__)
 _RUN_SELECT: Final = ", ".join(RUN_COLUMNS)
@@ -226,6 +227,7 @@ def insert_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.delayed_us,
                 r.backing_off_us,
                 r.pinned,
+                r.attempt_base,
             )
             for r in runs
         ],
@@ -269,6 +271,7 @@ def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
                 r.delayed_us,
                 r.backing_off_us,
                 r.pinned,
+                r.attempt_base,
             )
             for r in runs
         ],

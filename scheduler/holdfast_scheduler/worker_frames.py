@@ -245,10 +245,12 @@ def start(order: m.Order, start_seq: int) -> w.Start:
         for branch, number in json.loads(order.marks).items():
             message.metadata_marks.add(branch=branch, number=number)
     options = run_pb2.TriggerOptions.FromString(inputs.options) if inputs.options else None
+    limit_us = order.max_duration_us
     if options is not None and options.HasField("max_duration"):
-        message.max_duration.CopyFrom(options.max_duration)
-    elif order.max_duration_us is not None:
-        message.max_duration.CopyFrom(duration(order.max_duration_us / 1e6))
+        limit_us = options.max_duration.ToMicroseconds()
+    if limit_us is not None:
+        # Nothing left is not no limit: the body is entered, and ended at once, with its hooks.
+        message.max_duration.CopyFrom(duration(max(1_000, limit_us - order.executed_us) / 1e6))
     return message
 
 

@@ -64,6 +64,11 @@ async def fails(ctx: Context) -> None:
 async def sleeps() -> None:
     await asyncio.sleep(3600)
 
+@task(id="dies", max_duration=0.6, max_recoveries=100)
+async def dies() -> None:
+    await asyncio.sleep(0.4)
+    os.kill(os.getpid(), 9)
+
 @task(id="waits")
 async def waits() -> None:
     await wait.for_(hours=1)
@@ -137,6 +142,13 @@ def test_limits_of_a_trigger(site: Deployment, worker: ServerProcess) -> None:
         assert runs.end(run_id).status == "TIMED_OUT"
     assert "max_duration" in runs.get(short).error.message
     assert runs.get(later).attempt == 0
+
+
+def test_a_run_that_kills_its_executors_cannot_exceed_its_max_duration(site: Deployment, worker: ServerProcess) -> None:
+    runs = Runs(site)
+    run = runs.end(runs.trigger("dies"))
+    assert (run.status, run.attempt) == ("TIMED_OUT", 1)
+    assert 1 <= run.recoveries <= 2
 
 
 def test_a_run_that_never_starts_expires(site: Deployment, worker: ServerProcess) -> None:

@@ -86,6 +86,41 @@ def test_delay_queue_wait_retry_and_recovery_are_told_apart(db: Driver, clock: C
     assert db.status(run_id) == "COMPLETED"
 
 
+def test_an_attempt_is_told_what_it_has_executed_before(db: Driver, clock: Clock) -> None:
+    worker = db.worker(max_attempts=3, min_us=20 * SECOND, max_us=20 * SECOND)
+    run_id = db.trigger(delay_us=10 * SECOND).run_id
+    db.turn(10)
+
+    def executed() -> float:
+        return worker.bodies[run_id].order.executed_us / SECOND
+
+    def lose() -> None:
+        worker.report(run_id, rules.LOSE, error=error("CRASHED"))
+
+    assert executed() == 0
+    clock.turn(2)
+    worker.park(run_id, wait(1, 30))
+    db.turn(30)  # it waits without executing
+    clock.turn(1)
+    lose()
+    assert executed() == 3
+    clock.turn(4)
+    lose()
+    db.turn(600)  # the second recovery backs off
+    assert executed() == 7
+    clock.turn(5)
+    worker.fail(run_id, retryable=True)
+    db.turn(20)
+    assert (db.run(run_id).attempt, executed()) == (2, 0)
+    clock.turn(6)
+    worker.report(run_id, rules.RELEASE)
+    assert executed() == 6
+    clock.turn(1)
+    lose()
+    db.turn(600)
+    assert (db.run(run_id).attempt, executed()) == (2, 7)
+
+
 def test_a_later_recovery_backs_off(db: Driver, clock: Clock) -> None:
     worker = db.worker()
     run_id = db.trigger().run_id

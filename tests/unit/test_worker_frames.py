@@ -87,6 +87,47 @@ def test_results_that_no_frame_carries_arrive_whole(way: str) -> None:
         assert [e.run_id for e in one.batch_entries] == [ids.to_text(ids.RUN, e.run_id) for e in checkpoint.entries]  # type: ignore[arg-type, union-attr]
 
 
+@pytest.mark.parametrize(("limit_s", "used_s", "left_s"), [(None, 5, None), (60, 0, 60), (60, 45, 15), (60, 70, 0.001)])
+def test_a_start_says_what_is_left_of_max_duration(limit_s: float | None, used_s: float, left_s: float | None) -> None:
+    run = m.Run(
+        RUN,
+        "t",
+        "",
+        "q",
+        "",
+        0,
+        m.EXECUTING,
+        0,
+        1,
+        3,
+        0,
+        2,
+        0,
+        0,
+        0,
+        0,
+        0,
+        None,
+        0,
+        None,
+        None,
+        None,
+        None,
+        0,
+        None,
+        0,
+        False,
+    )
+    inputs = m.Inputs(b"", [], None, None, None, RUN, None, 0, 0, False)
+    order = m.Order(run, inputs, [], executed_us=round(used_s * 1e6))
+    if limit_s is not None:
+        order.max_duration_us = round(limit_s * 1e6)
+    [frame] = frames(m.Delivery(starts=[order]), 0, 1)
+    [start] = frame.delivery.starts
+    assert start.HasField("max_duration") == (left_s is not None)
+    assert left_s is None or start.max_duration.ToTimedelta().total_seconds() == left_s
+
+
 def test_a_refusal_does_not_overtake_the_resume_that_makes_it_stale() -> None:
     run: Any = SimpleNamespace(id=RUN, fence=3)
     other = ids.new_id()

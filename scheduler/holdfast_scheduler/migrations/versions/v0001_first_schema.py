@@ -253,6 +253,7 @@ def upgrade() -> None:
         sa.Column("delayed_us", sa.BigInteger(), nullable=True),
         sa.Column("backing_off_us", sa.BigInteger(), nullable=True),
         sa.Column("pinned", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("attempt_base", sa.BigInteger(), nullable=True),
         sa.CheckConstraint("attempt >= 0 AND recoveries >= 0 AND fence >= 0", name="runs_counters"),
         sa.CheckConstraint("status < 10 OR (session IS NULL AND due_at IS NULL)", name="runs_final_is_quiet"),
         sa.CheckConstraint("status <> 1 OR due_at IS NOT NULL", name="runs_delayed_has_due"),

@@ -37,6 +37,7 @@ class RunFilter:
     queue: str | None = None
     tag: str | None = None
     batch: bytes | None = None
+    schedule: bytes | None = None
     parent: bytes | None = None
     version: str | None = None
     created_after: int | None = None
@@ -216,6 +217,7 @@ _RUN_FIELDS: Final[dict[str, Callable[[str], Any]]] = {
     "queue": _text,
     "tag": _text,
     "batch": _id(ids.BATCH),
+    "schedule": _id(ids.SCHEDULE),
     "parent": _id(ids.RUN),
     "version": _text,
     "created_after": _instant,

@@ -220,6 +220,9 @@ def _index(namespace: str, wanted: RunFilter, only: bytes | None) -> _Index:
     if wanted.parent is not None:
         mine_ = (inputs, run_inputs.c.parent == wanted.parent)
         return _Index(((run_inputs.c.run_id, mine_),), frozenset({"parent"}))
+    if wanted.schedule is not None:
+        fired = (inputs, run_inputs.c.schedule == wanted.schedule)
+        return _Index(((run_inputs.c.run_id, fired),), frozenset({"schedule"}))
     if wanted.tag is not None:
         tagged = (run_tags.c.namespace == namespace, run_tags.c.tag == wanted.tag)
         return _Index(((run_tags.c.run_id, tagged),), frozenset({"tag"}))
@@ -282,6 +285,7 @@ def _checks(wanted: RunFilter, covered: frozenset[str]) -> list[ColumnElement[bo
         "task": _equal(runs.c.task, wanted.task),
         "queue": _equal(runs.c.queue, wanted.queue),
         "version": _equal(runs.c.version, wanted.version),
+        "schedule": _equal(run_inputs.c.schedule, wanted.schedule),
         "parent": _equal(run_inputs.c.parent, wanted.parent),
         "tag": None
         if wanted.tag is None

@@ -27,6 +27,8 @@ class Conditions(TypedDict, total=False):
     tag: str
     batch: str
     """Id of a batch."""
+    schedule: str
+    """Id of the schedule that triggered them."""
     parent: RunHandle[Any] | str
     version: str
     key: IdempotencyKey | str

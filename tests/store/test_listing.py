@@ -21,7 +21,7 @@ from holdfast_scheduler.reads import list_runs
 
 MANY = 100_000
 BOUNDS = Bounds(runs=50, scanned=10_000, bytes=3 << 20, metadata_bytes=8 << 20)
-PARENT, BATCH = ids.new_id(), ids.new_id()
+PARENT, BATCH, SCHEDULE = ids.new_id(), ids.new_id(), ids.new_id()
 STATUSES = (m.DELAYED, m.QUEUED, m.EXECUTING, m.WAITING, m.FAILED)
 """Of the first runs, one after the other; all later ones are COMPLETED."""
 
@@ -69,7 +69,8 @@ def fill(database: Database, count: int) -> None:
         runs.append(tuple((numbers | row)[name] for name in columns))
         values = {
             "namespace": "default", "run_id": one, "task": task, "created_at": START + number * SECOND,
-            "parent": row["parent"], "payload": b"{}", "fingerprint": b"f", "depth": 0, "tags": "",
+            "parent": row["parent"], "schedule": SCHEDULE if number in (5, 6) else None,
+            "payload": b"{}", "fingerprint": b"f", "depth": 0, "tags": "",
             "is_replay": False, "queue": "exports" if special else "", "off_clock": False,
         }  # fmt: skip
         inputs.append(tuple(values.get(name) for name in store.INPUT_COLUMNS))
@@ -132,6 +133,8 @@ SINGLE = {
     "tag = special": list(range(99, -1, -1)),
     f"batch = {ids.to_text(ids.BATCH, BATCH)}": [9, 8, 7],
     f"parent = {ids.run_text(PARENT)}": [4, 3],
+    f"schedule = {ids.to_text(ids.SCHEDULE, SCHEDULE)}": [6, 5],
+    f"schedule = {ids.to_text(ids.SCHEDULE, SCHEDULE)} AND task = rare": [5],
     f'created_before = "{instant(3)}"': [2, 1, 0],
     f'created_after = "{instant(1)}" AND created_before = "{instant(5)}"': [4, 3, 2],
     f'ended_before = "{instant(70)}"': [9, 4],

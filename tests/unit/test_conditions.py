@@ -26,6 +26,7 @@ NOON_US = 1_769_860_800_000_000
         ({"status": ["FAILED", RunStatus.CRASHED]}, RunFilter(statuses=(model.FAILED, model.CRASHED))),
         ({"status": [RunStatus.CRASHED]}, RunFilter(status=model.CRASHED)),
         ({"queue": "q", "tag": "t"}, RunFilter(queue="q", tag="t")),
+        ({"schedule": ids.to_text(ids.SCHEDULE, RAW)}, RunFilter(schedule=RAW)),
         ({"batch": ids.to_text(ids.BATCH, RAW), "parent": ids.run_text(RAW)}, RunFilter(batch=RAW, parent=RAW)),
         ({"created_after": NOON, "created_before": NOON}, RunFilter(created_after=NOON_US, created_before=NOON_US)),
         ({"ended_after": NOON, "ended_before": NOON}, RunFilter(ended_after=NOON_US, ended_before=NOON_US)),

@@ -450,7 +450,7 @@ async def lines(driver: Driver, run: SeenRun) -> list[str]:
 @scenario
 async def a_payload_that_does_not_fit_is_not_tried_again(driver: Driver, name: str) -> None:
     for form in FORMS:
-        [found] = await ask(driver, form, Ask(task="double", payload="no number"))
+        [found] = await ask(driver, form, Ask(task="twice", payload="no number"))
         run = await driver.end(found["run_id"])
         assert (run.status, run.attempt, run.max_attempts) == ("FAILED", 1, 3), form
         if form.endswith("and_wait"):

@@ -55,7 +55,7 @@ async def write_page(payload: Page) -> int:
     return payload.number
 
 
-@task(id="tick")
+@task(id="tick-once")
 async def tick() -> None: ...
 
 
@@ -253,7 +253,7 @@ async def test_batches_in_a_run(scope):
     (call,) = scope.calls
     assert call.kind == run_pb2.CHECKPOINT_KIND_BATCH_TRIGGER
     assert call.record.name == "batch"
-    assert [item.task_id for item in call.record.batch.items] == ["write-one-page", "tick", "else"]
+    assert [item.task_id for item in call.record.batch.items] == ["write-one-page", "tick-once", "else"]
     assert [each.id for each in handle.runs] == [item.run_id for item in call.record.batch.items]
     assert handle.id == call.record.batch.batch_id
     assert call.record.fingerprint

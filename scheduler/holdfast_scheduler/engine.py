@@ -173,8 +173,10 @@ class Engine:
         """The newest definition of a task."""
         return self._world.tasks.get((namespace, task_id))
 
-    def task_ids(self, namespace: str) -> list[str]:
-        """All tasks of a namespace."""
+    async def task_ids(self, namespace: str) -> list[str]:
+        """All tasks of a namespace, also those that workers have announced to other schedulers."""
+        if self._replicas.others:
+            await self.do(m.Look(namespace))  # a commit learns what it does not know
         return [task for ns, task in self._world.tasks if ns == namespace]
 
     def workers(self, namespace: str, task_id: str, version: str = "") -> int:

@@ -35,6 +35,9 @@ NOW = 1_800_000_000_000_000
 DEADLINE = 10.0  # seconds that anything here may take
 
 
+TASKS = ["export", "import"]
+
+
 class FakeEngine:
     """Writes runs as rows, by hand; knows the task "export"."""
 
@@ -62,8 +65,8 @@ class FakeEngine:
         raise AssertionError(f"no answer to {command}")
 
     def _trigger(self, run: model.NewRun) -> Handle | ItemFault:
-        if run.task not in self.task_ids("default"):
-            return not_found_fault("task", run.task, near_names(run.task, self.task_ids("default")))
+        if run.task not in TASKS:
+            return not_found_fault("task", run.task, near_names(run.task, TASKS))
         if run.id in self.made:
             return Handle(run.id)
         self.made.add(run.id)
@@ -80,13 +83,13 @@ class FakeEngine:
         return await asyncio.to_thread(run)
 
     async def task(self, namespace: str, task_id: str) -> TaskRow | None:
-        if task_id not in self.task_ids(namespace):
+        if task_id not in await self.task_ids(namespace):
             return None
         definition = task_pb.TaskDefinition(id=task_id).SerializeToString()
         return TaskRow(task_id, "v1", definition, NOW, 3, 2.0, 1, 1, True, f"task/{task_id}", 10, None, None, None)
 
-    def task_ids(self, namespace: str) -> list[str]:
-        return ["export", "import"]
+    async def task_ids(self, namespace: str) -> list[str]:
+        return TASKS
 
     def workers(self, namespace: str, task_id: str, version: str = "") -> int:
         return 1 if task_id == "export" else 0

@@ -22,6 +22,8 @@ from harness.processes import Deployment
 from harness.runs import Runs
 from harness.waiting import wait_until
 from holdfast.v1.run_service_pb2 import GetServerInfoRequest
+from holdfast.v1.task_pb2 import GetTaskRequest, ListTasksRequest
+from holdfast.v1.task_pb2_grpc import TaskServiceStub
 from holdfast.v1.worker_service_pb2 import ConnectRequest
 from holdfast.v1.worker_service_pb2_grpc import WorkerServiceStub
 
@@ -216,3 +218,21 @@ def test_a_worker_that_cannot_answer_health_checks_does_not_start(
 def _silence(until: threading.Event) -> Iterator[ConnectRequest]:
     until.wait()
     yield from ()
+
+
+def test_every_scheduler_knows_a_task_that_a_worker_announced_to_one(
+    postgres_url: str, deploy: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    first, second = deploy(postgres_url), deploy(postgres_url)
+    first.start_scheduler()
+    second.start_scheduler()
+    (tmp_path / "app.py").write_text(TASKS)
+    first.start_worker(str(tmp_path / "app.py"))
+    first.wait_for_workers("hold")
+    tasks = TaskServiceStub(second.channel)
+
+    def is_known() -> bool:
+        listed = [task.definition.id for task in tasks.ListTasks(ListTasksRequest(), timeout=10).tasks]
+        return "hold" in listed and tasks.GetTask(GetTaskRequest(task_id="hold"), timeout=10).task.version != ""
+
+    wait_until(is_known, "the second scheduler knows the task, though nobody triggered it there")

@@ -83,7 +83,7 @@ class QueueService(queue_service_pb2_grpc.QueueServiceServicer):
         """Queues by name: those with limits have a row, others are known from the tasks or the runs that use them."""
         in_use = await self._engine.read(queue_reads.queues_in_use, namespace, _QUEUES_IN_USE)
         rows: dict[str, QueueRow | None] = dict.fromkeys(in_use)
-        for task_id in self._engine.task_ids(namespace):
+        for task_id in await self._engine.task_ids(namespace):
             task = await self._engine.task(namespace, task_id)
             if task is not None:
                 rows[task.queue] = None

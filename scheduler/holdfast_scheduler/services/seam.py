@@ -43,7 +43,7 @@ class Engine(Protocol):
     async def task(self, namespace: str, task_id: str) -> TaskRow | None:
         """The newest definition of a task."""
 
-    def task_ids(self, namespace: str) -> list[str]:
+    async def task_ids(self, namespace: str) -> list[str]:
         """All tasks of a namespace."""
 
     def workers(self, namespace: str, task_id: str, version: str = "") -> int:

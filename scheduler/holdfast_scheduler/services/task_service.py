@@ -27,9 +27,10 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
         """One task."""
         namespace = convert.namespace_from(request.namespace, self._limits)
+        known = await self._engine.task_ids(namespace)
         row = await self._engine.task(namespace, request.task_id)
         if row is None:
-            raise not_found("task", request.task_id, near_names(request.task_id, self._engine.task_ids(namespace)))
+            raise not_found("task", request.task_id, near_names(request.task_id, known))
         return pb.GetTaskResponse(task=self._message(namespace, row))
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
@@ -38,7 +39,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         count = convert.page_size_from(request.page_size, _TASKS_PER_PAGE, self._limits)
         place = place_from(request.page_token, "tasks", namespace)
         after = place.decode(errors="replace") if place is not None else ""
-        rest = sorted(task_id for task_id in self._engine.task_ids(namespace) if task_id > after)
+        rest = sorted(task_id for task_id in await self._engine.task_ids(namespace) if task_id > after)
         response = pb.ListTasksResponse()
         budget = self._limits.page_bytes
         last = None

@@ -24,18 +24,20 @@ SESSION = b"s" * 16
 
 _UPDATED = (
     "status", "reason", "attempt", "recoveries", "fence", "last_report", "settled", "session", "due_at", "started_at",
+    "since",
 )  # fmt: skip
 _RUN: dict[str, Any] = {
     "namespace": NAMESPACE, "task": "bench-noop", "version": "v1", "queue": "bench-noop", "lane": "",
     "order_at": 1, "status": 3, "reason": 0, "attempt": 1, "max_attempts": 1, "recoveries": 0, "fence": 1,
     "last_report": 0, "settled": 0, "pushed": 0, "seen": 0, "last_seq": 0, "session": SESSION, "pending": 0,
     "wake_at": None, "timer_at": None, "deadline_at": None, "due_at": None, "started_at": 1, "parent": None,
-    "on_parent_end": 0, "awaited": False, "since": 1,
+    "on_parent_end": 0, "awaited": False, "since": 1, "queued_us": None, "waiting_us": None, "delayed_us": None,
+    "backing_off_us": None, "pinned": False, "attempt_base": None,
 }  # fmt: skip
 _INPUT: dict[str, Any] = {
     "namespace": NAMESPACE, "task": "bench-noop", "created_at": 1, "parent": None, "root": None, "batch": None,
     "depth": 0, "payload": b'"x"', "fingerprint": b"f" * 16, "tags": "", "key": None, "options": None, "trace": None,
-    "is_replay": False, "queue": "", "off_clock": False,
+    "is_replay": False, "queue": "", "off_clock": False, "schedule": None,
 }  # fmt: skip
 _RESULT: dict[str, Any] = {
     "namespace": NAMESPACE, "output": b'\x0a\x03"x"', "error": None, "ended_at": 2, "worker": "w", "status": 10,

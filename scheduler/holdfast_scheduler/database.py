@@ -455,10 +455,10 @@ class PostgresTransaction(Transaction):
             with self._database.errors():
                 self._now, self._queue_changes = self._clock.fetchone()
 
-    def _send(self, sql: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
+    def _send(self, sql: str, params: Sequence[Any] | Mapping[str, Any], *, keeps_plan: bool = True) -> Any:
         """Send a statement; its results wait in the cursor that is returned."""
         self.statements += 1
-        return self._connection.cursor(binary=True).execute(sql, params)
+        return self._connection.cursor(binary=True).execute(sql, params, prepare=None if keeps_plan else False)
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         with self._database.errors():
@@ -523,7 +523,10 @@ class PostgresTransaction(Transaction):
             single[0] = False
             values[columns[0]] = [values[columns[0]]] * len(rows)
         with self._database.errors():
-            self._send(make(table, tuple(single), columns, more), values)
+            # A plan of a join that is kept was made when the table was small, and may then read all of it in every
+            # commit, until its statistics are gathered. One that is made anew knows how many rows the arrays have.
+            keeps_plan = make is not _pg_update or len(rows) == 1
+            self._send(make(table, tuple(single), columns, more), values, keeps_plan=keeps_plan)
 
     def commit(self) -> None:
         with self._database.errors():
@@ -602,10 +605,6 @@ def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     return _upsert(table.name, key, tuple(name for name in columns if name not in key), select)
 
 
-# A plan that is kept was made when the table was small, and may then read all of it in every commit, until its
-# statistics are gathered. A plan that is made anew knows how many rows the arrays have.
-_PLANS: Final = "-c jit=off -c plan_cache_mode=force_custom_plan"
-
 PATIENT_LOCK: Final = "10s"
 HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
@@ -655,7 +654,7 @@ class PostgresDatabase(Database):
             keepalives_count=3,
             tcp_user_timeout=10_000,
             application_name=name,
-            options=f"{_PLANS} -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
+            options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
             prepare_threshold=1,
         )
 

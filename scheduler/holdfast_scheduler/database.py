@@ -525,7 +525,7 @@ class PostgresTransaction(Transaction):
         with self._database.errors():
             # A plan of a join that is kept was made when the table was small, and may then read all of it in every
             # commit, until its statistics are gathered. One that is made anew knows how many rows the arrays have.
-            keeps_plan = make is not _pg_update or len(rows) == 1
+            keeps_plan = make not in _JOINS or len(rows) == 1
             self._send(make(table, tuple(single), columns, more), values, keeps_plan=keeps_plan)
 
     def commit(self) -> None:
@@ -595,6 +595,9 @@ def _pg_delete(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     values, source = _pg_source(table, single, columns)
     found = " AND ".join(f"t.{name} = {value}" for name, value in values.items())
     return f"DELETE FROM {table.name} AS t{source.replace(' FROM', ' USING', 1)} WHERE {found}"
+
+
+_JOINS: Final = (_pg_update, _pg_delete)
 
 
 @lru_cache

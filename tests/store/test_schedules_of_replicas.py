@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from harness.races import race, repeated
 from harness.store_driver import NAMESPACE, Clock, Driver
 from holdfast.v1.task_pb2 import DeclaredSchedule, TaskDefinition
 from holdfast_scheduler import ids, schedule_store
@@ -18,45 +16,12 @@ from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.model import Schedule
 
 MINUTE = 60_000_000
-SECONDS = 2.5
-"""How long each race is repeated."""
 
 
 @pytest.fixture
 def two(migrated_postgres_url: str, replica: Any) -> tuple[Driver, Driver]:
     """Two replicas of one database, under one clock."""
     return replica(migrated_postgres_url), replica(migrated_postgres_url)
-
-
-def race(*works: Callable[[], object]) -> None:
-    """Run all at once, each in a thread; raises what the first of them raises."""
-    barrier = threading.Barrier(len(works))
-    failures: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            barrier.wait()
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def repeated(once: Callable[[], None]) -> int:
-    """Repeat for some time, at least five times."""
-    deadline = time.monotonic() + SECONDS
-    times = 0
-    while times < 5 or time.monotonic() < deadline:
-        once()
-        times += 1
-    return times
 
 
 def schedule(overlap: int = m.OVERLAP_ALLOW, **fields: Any) -> Schedule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.races import race
 from harness.store_driver import SECOND, Driver, Worker, error, token_wait
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
@@ -145,7 +145,7 @@ def test_a_completion_on_one_replica_and_a_block_on_the_other(
                     if is_winner:
                         won[command.token_id].append(command.data)
 
-        _race(*((block, complete) if chance.random() < 0.5 else (complete, block)))
+        race(*((block, complete) if chance.random() < 0.5 else (complete, block)))
         assert {one: len(winners) for one, winners in won.items() if len(winners) != 1} == {}
         # What another replica has settled or woken, the worker's own one takes up when it is notified.
         home.loop.expect_backlog(home.namespace)
@@ -171,22 +171,3 @@ def _statuses(db: Driver) -> list[tuple[int, ...]]:
 
 def _told(worker: Worker) -> dict[bytes, int]:
     return {run_id: body.seen for run_id, body in worker.bodies.items()}
-
-
-def _race(*works: Callable[[], object]) -> None:
-    barrier, failures = threading.Barrier(len(works)), list[BaseException]()
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            barrier.wait()
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]

@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from harness.races import race, repeated
 from harness.store_driver import Driver, batch, broken_invariants, child, key, new, token_wait, wait
 from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.database import ConflictError, PostgresDatabase
 
-SECONDS = 2.5
-"""How long each race is repeated."""
-
 
 @pytest.fixture
 def two(migrated_postgres_url: str, replica: Any) -> tuple[Driver, Driver]:
     """Two replicas of one database."""
     return replica(migrated_postgres_url, clock=None), replica(migrated_postgres_url, clock=None)
-
-
-def race(*works: Callable[[], object]) -> None:
-    """Run all at once, each in a thread; raises what the first of them raises."""
-    barrier = threading.Barrier(len(works))
-    failures: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            barrier.wait()
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def repeated(once: Callable[[], None], seconds: float = SECONDS) -> int:
-    """Repeat for so many seconds, at least five times."""
-    deadline = time.monotonic() + seconds
-    times = 0
-    while times < 5 or time.monotonic() < deadline:
-        once()
-        times += 1
-    print(f"{times} races")
-    return times
 
 
 def test_promise_6_the_same_key_from_both_replicas_makes_one_run(two: tuple[Driver, Driver]) -> None:

@@ -96,8 +96,9 @@ def _trigger_batch(unit: UnitOfWork, trigger: Trigger, command: m.TriggerBatch, 
 
 
 def _reports(unit: UnitOfWork, trigger: Trigger, command: m.ApplyReports, _replica: bytes) -> None:
+    arrived_at = unit.now - command.waited_us
     for report in command.reports:
-        reporting.apply_report(unit, trigger, command.session, report)
+        reporting.apply_report(unit, trigger, command.session, report, arrived_at)
 
 
 def _cancel(unit: UnitOfWork, trigger: Trigger, command: m.CancelRun, _replica: bytes) -> bool | ItemFault:
@@ -144,8 +145,12 @@ def _settle_token(unit: UnitOfWork, trigger: Trigger, command: m.SettleToken, _r
 
 
 def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: bytes) -> None:
-    due = [unit.runs[i] for i in command.run_ids if i in unit.runs]
-    due = [run for run in due if run.due_at is not None and run.due_at <= unit.now]
+    due = []
+    for run in [unit.runs[run_id] for run_id in command.run_ids if run_id in unit.runs]:
+        if run.due_at is not None and run.due_at <= unit.now:
+            due.append(run)
+        elif run.due_at is not None:
+            unit.timed.append((run.due_at, run.id))  # its timer has rung too early
     timed = [
         run.id for run in due if run.timer_at is not None and run.timer_at <= unit.now and run.status in rules.TIMED
     ]

@@ -45,6 +45,9 @@ OUTAGE_PAUSE: Final = 0.25
 GAP: Final = 0.5
 """Part of a lease without a commit after which workers may have been unable to renew theirs: the database or this
 process stood still."""
+TURNS: Final = 3
+"""Turns of the event loop between two commits. In one turn a frame that was being sent is found to be gone, in the next
+the task that waited for it goes on, and sends what the last commit brought; the same for frames that come."""
 LOOK_ROWS: Final = 1_000
 """Rows of each kind that one look of a second takes."""
 SCHEDULE_WEIGHT: Final = 20
@@ -60,6 +63,7 @@ class Committed:
 
     namespace: str
     now: int
+    now_read_at: int
     deliveries: dict[bytes, Delivery]
     acknowledged: dict[bytes, int]  # session → highest frame of reports
     created: list[bytes]
@@ -146,6 +150,7 @@ class CommitLoop:
                 weight, size = len(command.items), sum([len(new.payload) for new in command.items])
             if isinstance(command, m.ApplyReports):
                 weight, size = len(command.reports), sum([_size(one) for one in command.reports])
+                command.arrived_at = time.monotonic()
             if isinstance(command, m.SchedulesDue):
                 weight = len(command.schedule_ids) * SCHEDULE_WEIGHT
             self._queue.append(_Waiting(command, future if wanted else None, weight, size))
@@ -245,8 +250,9 @@ class CommitLoop:
                     waiting.future.set_exception(outcome)
                 else:
                     waiting.future.set_result(outcome)
-            # Let the loop take what has arrived meanwhile: that is the next batch.
-            await asyncio.sleep(0)
+            # Let the loop send what this commit brought, and take what has arrived meanwhile: that is the next batch.
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
 
     def _begin(self) -> None:
         """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""
@@ -406,6 +412,8 @@ class CommitLoop:
                 length = round(self._world.settings.lease * 1e6)
                 store.extend_leases(tx, tx.now + length, length)
             for place, command in enumerate(commands):
+                if type(command) is m.ApplyReports and command.arrived_at is not None:
+                    command.waited_us = round((time.monotonic() - command.arrived_at) * 1e6)
                 if type(command) in (m.Tick, m.DrainEvents):
                     for found in _overlooked(tx, command, self._world):
                         events += type(found) is PostponedEvent
@@ -482,6 +490,7 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
     return Committed(
         unit.namespace,
         unit.now,
+        unit.tx.now_read_at,
         unit.deliveries,
         acknowledged,
         list(unit.created),

@@ -63,6 +63,8 @@ class Transaction:
 
     now: int
     """The database's clock when the transaction began, in microseconds since the Unix epoch, UTC."""
+    now_read_at: int
+    """What the monotonic clock said, in microseconds, when `now` had been read."""
     queue_changes: int = 0
     """Differs from that of the last transaction when another scheduler has changed queues meanwhile."""
     statements: int = 0
@@ -216,6 +218,7 @@ class SqliteTransaction(Transaction):
 
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         self.now = now
+        self.now_read_at = time.monotonic_ns() // 1000
         self._connection = connection
         self._cursor = connection.cursor()
         with _sqlite_errors():
@@ -454,6 +457,7 @@ class PostgresTransaction(Transaction):
         if not self._now:
             with self._database.errors():
                 self._now, self._queue_changes = self._clock.fetchone()
+                self.now_read_at = time.monotonic_ns() // 1000
 
     def _send(self, sql: str, params: Sequence[Any] | Mapping[str, Any], *, keeps_plan: bool = True) -> Any:
         """Send a statement; its results wait in the cursor that is returned."""

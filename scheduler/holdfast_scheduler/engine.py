@@ -22,7 +22,7 @@ from holdfast_scheduler.model import Command, Delivery, TaskRow
 from holdfast_scheduler.replicas import Replicas
 from holdfast_scheduler.retention_loop import RetentionLoop
 from holdfast_scheduler.settings import Settings
-from holdfast_scheduler.timers import Timers
+from holdfast_scheduler.timers import DatabaseClock, Timers
 from holdfast_scheduler.unit_of_work import World
 from holdfast_scheduler.watching import Watchers
 
@@ -79,10 +79,11 @@ class Engine:
         self._look_task: asyncio.Task[None] | None = None
         self._retention: RetentionLoop | None = None
         self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
-        self._timers = Timers(self._runs_due)
-        self._token_timers = Timers(self._tokens_due)
-        self._queue_timers = Timers(self._queues_due)
-        self._schedule_timers = Timers(self._schedules_due)
+        self._clock = DatabaseClock()
+        self._timers = Timers(self._runs_due, self._clock)
+        self._token_timers = Timers(self._tokens_due, self._clock)
+        self._queue_timers = Timers(self._queues_due, self._clock)
+        self._schedule_timers = Timers(self._schedules_due, self._clock)
         self._graces: set[asyncio.TimerHandle] = set()
         self._replicas = Replicas(
             database,
@@ -265,7 +266,7 @@ class Engine:
             if committed.left.again:
                 self.send(m.Look(namespace))
             if committed.ended:
-                self._replicas.ended(namespace)
+                self._replicas.ended(namespace, [run_id for run_id, *_ in committed.ended])
             for session in committed.ended_sessions:
                 self._world.worker_names.pop(session, None)
                 connection = self._connections.get(session)
@@ -279,17 +280,14 @@ class Engine:
                     self._timers.forget(namespace, run_id)
             if committed.touched:
                 self.watchers.changed(namespace, committed.touched)
-            self._timers.set_clock(committed.now)
+            self._clock.learn(committed.now, committed.now_read_at)
             if committed.timed:
                 self._timers.add(namespace, committed.timed)
             if committed.timed_tokens:
-                self._token_timers.set_clock(committed.now)
                 self._token_timers.add(namespace, committed.timed_tokens)
             if committed.timed_queues:
-                self._queue_timers.set_clock(committed.now)
                 self._queue_timers.add(namespace, [(at, name.encode()) for at, name in committed.timed_queues])
             if committed.timed_schedules:
-                self._schedule_timers.set_clock(committed.now)
                 self._schedule_timers.add(namespace, committed.timed_schedules)
 
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:
@@ -309,9 +307,8 @@ class Engine:
             for at in range(0, len(schedule_ids), SCHEDULES_AT_ONCE):
                 self.send(m.SchedulesDue(namespace, schedule_ids[at : at + SCHEDULES_AT_ONCE]))
 
-    def _time_schedules(self, now: int, soon: list[Any]) -> None:
+    def _time_schedules(self, _now: int, soon: list[Any]) -> None:
         """Time what a look has found: instants that no living replica may know of, and those that are late already."""
-        self._schedule_timers.set_clock(now)
         for namespace, schedule_id, next_at in soon:
             self._schedule_timers.add(namespace, [(next_at, schedule_id)])
 
@@ -333,21 +330,25 @@ class Engine:
 
     def _queued_elsewhere(self, namespace: str) -> None:
         self._commits.expect_backlog(namespace)
-        if any(connection.namespace == namespace for connection in self._connections.values()):
-            self.send(m.Look(namespace))
+        self._look_for_work(namespace)
 
     def _left_elsewhere(self, namespace: str, left: m.Left) -> None:
         self._commits.hear(namespace, left)
-        if any(connection.namespace == namespace for connection in self._connections.values()):
+        self._look_for_work(namespace)
+
+    def _look_for_work(self, namespace: str) -> None:
+        """Have a commit look where runs wait, if a worker here has room. If none has, the one that gets some looks."""
+        offers = (one.offer() for one in self._connections.values() if one.namespace == namespace)
+        if any(offer is not None and offer.slots > 0 for offer in offers):
             self.send(m.Look(namespace))
 
-    def _ended_elsewhere(self, namespace: str) -> None:
-        if self.watchers.watched(namespace):
-            self._later(self._notice_ends(namespace))
+    def _ended_elsewhere(self, namespace: str, run_ids: list[bytes]) -> None:
+        watched = self.watchers.among(namespace, run_ids)
+        if watched:
+            self._later(self._notice_ends(namespace, watched))
 
-    async def _notice_ends(self, namespace: str) -> None:
-        for watched in self.watchers.watched(namespace).values():
-            self.watchers.noticed(namespace, await self.read(reads.ended_watched, namespace, watched))
+    async def _notice_ends(self, namespace: str, watched: list[bytes]) -> None:
+        self.watchers.noticed(namespace, await self.read(reads.ended_watched, namespace, watched))
 
     def _told(self, session: bytes, run_id: bytes) -> int:
         connection = self._connections.get(session)
@@ -383,8 +384,8 @@ class Engine:
                 if self._replicas.others:
                     for connection in list(self._connections.values()):
                         await self._catch_up(connection)
-                for namespace in self.watchers.watched():
-                    await self._notice_ends(namespace)
+                for namespace, watched in self.watchers.watched().items():
+                    await self._notice_ends(namespace, watched)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

@@ -511,6 +511,7 @@ class Record:
     name: str
     fingerprint: bytes = b""
     location: str = ""
+    age_us: int = 0  # how long before its report was sent the body made the call
     timeout_us: int | None = None
     value: bytes | None = None  # STEP
     error: bytes | None = None  # STEP
@@ -624,6 +625,10 @@ class ApplyReports:
     session: bytes
     frame_no: int
     reports: list[Report]
+    arrived_at: float | None = None
+    """Of the monotonic clock, seconds."""
+    waited_us: int = 0
+    """How long ago it had arrived when its commit began."""
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, func, select
 from holdfast_scheduler.database import clock_of, commit_horizon
 from holdfast_scheduler.filter import RunFilter, TokenFilter
 from holdfast_scheduler.listing import Bounds, page_of_ids
-from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, COMPLETED, EXECUTING, PENDING, QUEUED
+from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, EXECUTING, PENDING, QUEUED
 from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, busy_with, queue_facts
 from holdfast_scheduler.schema import (
     attempts,
@@ -204,11 +204,8 @@ def ended_runs(connection: Connection, namespace: str, run_ids: Sequence[bytes])
     size = func.coalesce(func.length(run_results.c.output), 0) + func.coalesce(func.length(run_results.c.error), 0)
     found: list[tuple[bytes, int, int]] = []
     for chunk in _chunks(run_ids):
-        query = (
-            select(runs.c.id, runs.c.status, size)
-            .select_from(runs.outerjoin(run_results, _RESULT))
-            .where(runs.c.namespace == namespace, runs.c.id.in_(chunk), runs.c.status >= COMPLETED)
-        )
+        of_chunk = run_results.c.namespace == namespace, run_results.c.run_id.in_(chunk)
+        query = select(run_results.c.run_id, run_results.c.status, size).where(*of_chunk)
         found += [(run_id, status, bytes_) for run_id, status, bytes_ in connection.execute(query)]
     return found
 
@@ -242,11 +239,9 @@ def results(
     """(run id, final status, output, error) of runs that have ended. The caller has bounded their sizes."""
     found: list[tuple[bytes, int, bytes | None, bytes | None]] = []
     for chunk in _chunks(run_ids):
-        query = (
-            select(runs.c.id, runs.c.status, run_results.c.output, run_results.c.error)
-            .select_from(runs.outerjoin(run_results, _RESULT))
-            .where(runs.c.namespace == namespace, runs.c.id.in_(chunk), runs.c.status >= COMPLETED)
-        )
+        of_chunk = run_results.c.namespace == namespace, run_results.c.run_id.in_(chunk)
+        result = run_results.c.run_id, run_results.c.status, run_results.c.output, run_results.c.error
+        query = select(*result).where(*of_chunk)
         found += [(run_id, status, output, error) for run_id, status, output, error in connection.execute(query)]
     return found
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -20,6 +21,8 @@ NOTE_LENGTH: Final = 7_000
 """Characters of a note; PostgreSQL takes 8,000 bytes."""
 NAMED_LENGTH: Final = 2_000
 """Characters of a line that names what one commit left. Beyond, the line says only that there is something."""
+ENDS_NAMED: Final = 250
+"""Ended runs that one line names."""
 
 
 class Replicas:
@@ -33,7 +36,7 @@ class Replicas:
         on_session: Callable[[str, bytes], None],
         on_queued: Callable[[str], None],
         on_left: Callable[[str, Left], None],
-        on_ended: Callable[[str], None],
+        on_ended: Callable[[str, list[bytes]], None],
     ) -> None:
         self._database = database
         self._me = replica.hex()
@@ -75,9 +78,11 @@ class Replicas:
         # What is too much to name is looked for.
         self._send(line if len(line) <= NAMED_LENGTH else f"q {namespace}")
 
-    def ended(self, namespace: str) -> None:
-        """Runs ended that somebody may await elsewhere."""
-        self._send(f"e {namespace}")
+    def ended(self, namespace: str, run_ids: Sequence[bytes]) -> None:
+        """Runs ended that somebody may await elsewhere. They are named: whoever hears of an end and does not know whose
+        would have to look after every run that it watches, at every commit of the others."""
+        for at in range(0, len(run_ids), ENDS_NAMED) if self.others else ():
+            self._send(f"e {namespace} {b64encode(b''.join(run_ids[at : at + ENDS_NAMED])).decode()}")
 
     def _send(self, line: str) -> None:
         if not self.others:
@@ -119,7 +124,9 @@ class Replicas:
                 named = {(queue, lane, tuple(kind)) for queue, lane, kind in places}
                 self._on_left(namespace, Left(named, bodies, set(opened)))
             elif kind == "e":
-                self._on_ended(rest)
+                namespace, _, named_ids = rest.rpartition(" ")
+                joined = b64decode(named_ids)
+                self._on_ended(namespace, [joined[at : at + 16] for at in range(0, len(joined), 16)])
 
     def stop(self) -> None:
         """Send nothing more."""

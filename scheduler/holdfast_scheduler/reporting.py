@@ -30,8 +30,8 @@ def asked(unit: UnitOfWork, session: bytes, reports: list[Report]) -> list[tuple
     return found
 
 
-def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Report) -> None:
-    """Apply one report of a session."""
+def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Report, arrived_at: int) -> None:
+    """Apply one report of a session, which came at an instant of the database's clock."""
     run = unit.runs.get(report.run_id)
     refusal = _why_refused(run, session, report)
     if refusal is not None:
@@ -56,7 +56,7 @@ def apply_report(unit: UnitOfWork, trigger: Trigger, session: bytes, report: Rep
     if report.records:
         line = unit.lineages([run.id]).get(run.id) if any(record.items for record in report.records) else None
         for record in report.records:
-            _record(unit, trigger, run, line, record)
+            _record(unit, trigger, run, line, record, arrived_at - record.age_us)
     if report.abandoned:
         unit.abandon(run, report.abandoned)
     if report.metadata:
@@ -161,7 +161,10 @@ def _transition(unit: UnitOfWork, run: Run, report: Report) -> None:
 # --- durable calls ---------------------------------------------------------------------------------------------------
 
 
-def _record(unit: UnitOfWork, trigger: Trigger, run: Run, line: Lineage | None, record: Record) -> None:
+def _record(unit: UnitOfWork, trigger: Trigger, run: Run, line: Lineage | None, record: Record, asked_at: int) -> None:
+    # Delays count from the call, not from this commit: a thousand bodies that begin to wait in one turn would all be
+    # late by what their reports take.
+    delay_us = record.timeout_us if record.kind != m.WAIT else record.delay_us or 0
     checkpoint = Checkpoint(
         run_id=run.id,
         seq=record.seq,
@@ -174,7 +177,7 @@ def _record(unit: UnitOfWork, trigger: Trigger, run: Run, line: Lineage | None, 
         attempt=run.attempt,
         permanent=record.permanent,
         location=record.location,
-        due_at=unit.now + record.timeout_us if record.timeout_us is not None else None,
+        due_at=asked_at + delay_us if delay_us is not None else None,
     )
     _RECORDERS[record.kind](unit, trigger, run, line, record, checkpoint)
 
@@ -191,9 +194,9 @@ def _step(
 def _wait(
     unit: UnitOfWork, trigger: Trigger, run: Run, line: Lineage | None, record: Record, checkpoint: Checkpoint
 ) -> None:
-    due = record.until if record.until is not None else unit.now + (record.delay_us or 0)
-    checkpoint.due_at = due
-    if due <= unit.now:
+    if record.until is not None:
+        checkpoint.due_at = record.until
+    if checkpoint.due_at is None or checkpoint.due_at <= unit.now:
         checkpoint.status = m.SUCCEEDED
         unit.record(run, checkpoint)
         unit.tell(run, checkpoint)

@@ -9,23 +9,39 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import Final
+
+READINGS: Final = 8
+"""Readings of the database's clock that are kept."""
+
+
+class DatabaseClock:
+    """The database's clock, told by the monotonic one."""
+
+    def __init__(self) -> None:
+        self._offsets: deque[int] = deque(maxlen=READINGS)
+        self.offset = 0
+        """Database clock minus monotonic clock, microseconds."""
+
+    def learn(self, now: int, read_at: int) -> None:
+        """The database's clock was known to say `now` at `read_at` of the monotonic clock, in microseconds. It had said
+        so a moment before: of some readings the one that came soonest is right, and none rings a timer too early."""
+        self._offsets.append(now - read_at)
+        self.offset = max(self._offsets)
 
 
 class Timers:
     """Instants by run or token. Used on the event loop's thread only."""
 
-    def __init__(self, fire: Callable[[dict[str, list[bytes]]], None]) -> None:
+    def __init__(self, fire: Callable[[dict[str, list[bytes]]], None], clock: DatabaseClock) -> None:
         self._fire = fire
+        self._clock = clock
         self._heap: list[tuple[int, str, bytes]] = []
         self._instants: dict[tuple[str, bytes], int] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._handle_at = 0
-        self._offset = 0  # database clock minus monotonic clock, microseconds
-
-    def set_clock(self, now: int) -> None:
-        """Learn what the database's clock says at this moment."""
-        self._offset = now - time.monotonic_ns() // 1000
 
     def add(self, namespace: str, timed: list[tuple[int, bytes]]) -> None:
         """Call back at these instants; a later instant for the same id replaces an earlier one."""
@@ -44,13 +60,13 @@ class Timers:
             if self._handle_at <= first:
                 return
             self._handle.cancel()
-        delay = max(0.0, (first - self._offset) / 1e6 - time.monotonic())
+        delay = max(0.0, (first - self._clock.offset) / 1e6 - time.monotonic())
         self._handle_at = first
         self._handle = asyncio.get_running_loop().call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._handle = None
-        now = time.monotonic_ns() // 1000 + self._offset
+        now = time.monotonic_ns() // 1000 + self._clock.offset
         due: dict[str, list[bytes]] = {}
         while self._heap and self._heap[0][0] <= now:
             instant, namespace, subject = heapq.heappop(self._heap)

@@ -81,10 +81,14 @@ class Watchers:
             if not runs:
                 del self._sinks[namespace]
 
-    def watched(self, namespace: str | None = None) -> dict[str, list[bytes]]:
-        """The ids of the runs that are watched, by namespace: of all, or of one."""
-        names = list(self._sinks) if namespace is None else [namespace]
-        return {name: list(self._sinks[name]) for name in names if name in self._sinks}
+    def watched(self) -> dict[str, list[bytes]]:
+        """The ids of the runs that are watched, by namespace."""
+        return {namespace: list(runs) for namespace, runs in self._sinks.items()}
+
+    def among(self, namespace: str, run_ids: Iterable[bytes]) -> list[bytes]:
+        """Those of the runs that are watched."""
+        runs = self._sinks.get(namespace, {})
+        return [run_id for run_id in run_ids if run_id in runs]
 
     def created(self, namespace: str, run_ids: Iterable[bytes]) -> None:
         """Runs were made, after their commit: whoever awaits one at once needs no look into the database."""

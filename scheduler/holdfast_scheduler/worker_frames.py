@@ -44,13 +44,14 @@ def duration(seconds: float) -> Duration:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def report(message: w.Report, limits: Limits) -> m.Report:
-    """A report, checked. One with a malformed part comes back with `invalid` saying why: it fails alone."""
+def report(message: w.Report, limits: Limits, sent_at_us: int = 0) -> m.Report:
+    """A report, checked. One with a malformed part comes back with `invalid` saying why: it fails alone. `sent_at_us`
+    is the frame's."""
     found = m.Report(message.run_id, message.fence, message.number)
     try:
         _transition(message, found, limits)
         if message.records:
-            found.records = [_record(one, limits) for one in message.records]
+            found.records = [_record(one, limits, sent_at_us) for one in message.records]
         if message.abandoned_seqs:
             found.abandoned = list(message.abandoned_seqs)
         if message.metadata:
@@ -95,7 +96,7 @@ def _transition(message: w.Report, found: m.Report, limits: Limits) -> None:
 _PLAIN: Final = {"wake": rules.WAKE, "canceled": rules.END_CANCELED, "released": rules.RELEASE}
 
 
-def _record(message: w.CheckpointRecord, limits: Limits) -> m.Record:
+def _record(message: w.CheckpointRecord, limits: Limits, sent_at_us: int) -> m.Record:
     kind = message.WhichOneof("kind")
     record = m.Record(
         seq=message.seq,
@@ -106,6 +107,8 @@ def _record(message: w.CheckpointRecord, limits: Limits) -> m.Record:
         location=_plain("location", message.location),
         shielded=message.shielded,
     )
+    if message.asked_at_us:
+        record.age_us = max(0, sent_at_us - message.asked_at_us)
     if message.HasField("timeout"):
         record.timeout_us = duration_us("timeout", message.timeout, limits)
     if kind == "step":

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Literal, TypeVar, overload
 
 from pydantic import TypeAdapter
@@ -111,7 +111,7 @@ def step(
 _ONE_TRY = Retry(max_attempts=1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
     name: str
     call: Callable[[], Any]
@@ -148,8 +148,10 @@ class _Step:
         raise kind(self.name, failures.to_info(checkpoint.error))
 
     async def _run(self) -> Any:
-        seconds = None if self.timeout is None else self.timeout.total_seconds()
         with _calls.inside_step(self.name):
+            if self.timeout is None:
+                return await (self.call() if self.is_async else in_thread(self.call))
+            seconds = self.timeout.total_seconds()
             try:
                 async with asyncio.timeout(seconds) as limit:
                     return await (self.call() if self.is_async else in_thread(self.call))
@@ -198,7 +200,9 @@ async def in_thread(call: Callable[[], Any]) -> Any:
 def is_async(function: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    if isinstance(function, FunctionType | MethodType):
+        return inspect.iscoroutinefunction(function)
+    return inspect.iscoroutinefunction(type(function).__call__) or inspect.iscoroutinefunction(function)
 
 
 def _codec(name: str, function: Callable[..., Any]) -> Codec[Any]:

@@ -21,8 +21,7 @@ MAX_DEPTH = 100
 
 def fingerprint(*arguments: Any) -> bytes:
     """A short digest of arguments."""
-    text = json.dumps(plain(list(arguments)), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
+    return hashlib.blake2b(_text(plain(arguments)).encode(), digest_size=_FINGERPRINT_BYTES).digest()
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -64,5 +63,4 @@ def plain(value: Any, depth: int = 0) -> Any:
     return {"object": named if isinstance(named, str) else type(value).__qualname__}
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+_text = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # dumps() would make one at each call

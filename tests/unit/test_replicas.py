@@ -67,4 +67,5 @@ async def test_too_much_to_name_is_looked_for() -> None:
 
 async def test_a_session_and_an_end() -> None:
     assert await _told(lambda replicas: replicas.session("two words", b"\x01\x02")) == ["two words", b"\x01\x02"]
-    assert await _told(lambda replicas: replicas.ended("default")) == ["default"]
+    ended = [bytes([number] * 16) for number in range(3)]
+    assert await _told(lambda replicas: replicas.ended("two words", ended)) == ["two words", ended]

@@ -49,8 +49,9 @@ def test_namespaces_are_apart() -> None:
     watchers.ended("other", [(A, 10, None, None)])
     watchers.changed("other", [A])
     assert notes.seen == []
-    assert watchers.watched("one") == {"one": [A]}
-    assert watchers.watched("other") == {}
+    assert watchers.watched() == {"one": [A]}
+    assert watchers.among("one", [B, A]) == [A]
+    assert watchers.among("other", [B, A]) == []
 
 
 def test_changes_go_on_until_the_end() -> None:

@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from holdfast import ids
@@ -749,14 +750,21 @@ async def _raise(error: BaseException) -> Checkpoint:
 
 def _caller_location() -> str:
     """The line of user code that made the durable call, as "tasks.py:41"; empty when it is not on the stack."""
-    frame = sys._getframe(2)
-    while True:
-        module = frame.f_globals.get("__name__", "")
-        root = module.partition(".")[0]
-        if root == "asyncio":
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        whose = _whose(frame.f_globals.get("__name__", ""))
+        if whose == "asyncio":
             return ""
-        if root not in ("holdfast", "holdfast_worker"):
-            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        if frame.f_back is None:
-            return ""
+        if whose == "the user":
+            return f"{_file_name(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back
+    return ""
+
+
+@functools.lru_cache(1024)
+def _whose(module: str) -> str:
+    root = module.partition(".")[0]
+    return "us" if root in ("holdfast", "holdfast_worker") else root if root == "asyncio" else "the user"
+
+
+_file_name = functools.lru_cache(1024)(os.path.basename)

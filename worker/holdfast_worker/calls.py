@@ -149,6 +149,8 @@ class Calls:
         self._by_seq[entry.seq] = entry
         if not entry.is_waitpoint:
             self._unacknowledged += 1
+        elif not record.asked_at_us:
+            record.asked_at_us = round(self._loop.time() * 1e6)
         self.outgoing.records.append((entry, record))
 
     async def _answer(self, entry: Entry, branch: Branch) -> Checkpoint:

@@ -59,6 +59,8 @@ FRAME_BYTES: Final = 1024 * 1024
 """Reports of one turn of the loop go in frames of about this size."""
 DEFAULT_GRACE_S: Final = 30.0
 """Cancel grace while no scheduler has dictated one."""
+CREDIT_DELAY_S: Final = 0.01
+"""How long a change of the free places may wait for a report to go with."""
 GC_THRESHOLD: Final = 200_000
 """Containers that may be allocated before the garbage collector looks at the young ones."""
 EXIT_TARGET: Final = 2
@@ -96,6 +98,7 @@ class Executor:
         self._last_frame = 0
         self._starts = 0
         self._told_places = -1
+        self._is_credit_due = False
         self._is_leaving = False
         self._has_said_goodbye = False
         loop.after_turn = self._after_turn
@@ -255,14 +258,21 @@ class Executor:
     def _after_turn(self) -> None:
         if self._reports:
             self._send_reports()
-        elif self._places() != self._told_places:
-            self._link.send(ConnectRequest(credit=self._credit()))
+        elif self._places() != self._told_places and not self._is_credit_due:
+            # Not at once: a body that has just begun is about to report, and its report takes the credit along.
+            self._is_credit_due = True
+            self.loop.call_later_neutral(CREDIT_DELAY_S, self._tell_credit)
         if self._is_leaving and not self._has_said_goodbye:
             self._has_said_goodbye = True
             self._link.send(ConnectRequest(goodbye=Goodbye()))
         if self._is_leaving and not self._frames and self._is_idle():
             # Never by a normal exit: that would run the `finally` blocks of what is parked and abandoned.
             os._exit(0)
+
+    def _tell_credit(self) -> None:
+        self._is_credit_due = False
+        if self._places() != self._told_places:
+            self._link.send(ConnectRequest(credit=self._credit()))
 
     def _send_reports(self) -> None:
         reports, self._reports = self._reports, []

@@ -314,7 +314,11 @@ class Supervisor:
 
     def _next_frame(self) -> ConnectRequest | None:
         assert self._state is not None
-        return self._state.next_frame(_clock())
+        frame = self._state.next_frame(_clock())
+        if frame is not None and frame.HasField("reports"):
+            # The clock of the executors' loops, which are on this machine.
+            frame.reports.sent_at_us = round(asyncio.get_running_loop().time() * 1e6)
+        return frame
 
     # -- time and consequences
 

@@ -52,7 +52,7 @@ Context = Any  # grpc.aio.ServicerContext; no handler here needs it
 
 
 class RunService(run_service_pb2_grpc.RunServiceServicer):
-    """Each method is documented in the contract; errors are exceptions that an interceptor turns into statuses."""
+    """Each method is documented in the contract; errors are exceptions that `surround` turns into statuses."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

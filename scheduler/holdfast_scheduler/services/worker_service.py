@@ -268,7 +268,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
                 message = request.reports
                 if message.HasField("credit"):
                     stream.take_credit(message.credit)
-                reports = [report(one, limits) for one in message.reports]
+                reports = [report(one, limits, message.sent_at_us) for one in message.reports]
                 engine.send(m.ApplyReports(stream.namespace, stream.session, message.frame_no, reports))
             elif kind == "credit":
                 stream.take_credit(request.credit)

@@ -214,14 +214,16 @@ class GoAway(_message.Message):
     def __init__(self, within: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Reports(_message.Message):
-    __slots__ = ("frame_no", "reports", "credit")
+    __slots__ = ("frame_no", "reports", "credit", "sent_at_us")
     FRAME_NO_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_US_FIELD_NUMBER: _ClassVar[int]
     frame_no: int
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     credit: Credit
-    def __init__(self, frame_no: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ...) -> None: ...
+    sent_at_us: int
+    def __init__(self, frame_no: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., sent_at_us: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("run_id", "fence", "number", "records", "abandoned_seqs", "metadata", "logs", "add_tags", "park", "wake", "completed", "failed", "canceled", "released", "lost")
@@ -258,7 +260,7 @@ class Report(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[CheckpointRecord, _Mapping]]] = ..., abandoned_seqs: _Optional[_Iterable[int]] = ..., metadata: _Optional[_Iterable[_Union[MetadataOperation, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[_run_service_pb2.LogRecord, _Mapping]]] = ..., add_tags: _Optional[_Iterable[str]] = ..., park: _Optional[_Union[Park, _Mapping]] = ..., wake: _Optional[_Union[Wake, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., canceled: _Optional[_Union[Canceled, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., lost: _Optional[_Union[Lost, _Mapping]] = ...) -> None: ...
 
 class CheckpointRecord(_message.Message):
-    __slots__ = ("seq", "identity", "name", "fingerprint", "location", "timeout", "continuation", "step", "wait", "child", "batch", "token", "token_wait", "shielded")
+    __slots__ = ("seq", "identity", "name", "fingerprint", "location", "timeout", "continuation", "step", "wait", "child", "batch", "token", "token_wait", "shielded", "asked_at_us")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +275,7 @@ class CheckpointRecord(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_WAIT_FIELD_NUMBER: _ClassVar[int]
     SHIELDED_FIELD_NUMBER: _ClassVar[int]
+    ASKED_AT_US_FIELD_NUMBER: _ClassVar[int]
     seq: int
     identity: str
     name: str
@@ -287,7 +290,8 @@ class CheckpointRecord(_message.Message):
     token: TokenRecord
     token_wait: TokenWaitRecord
     shielded: bool
-    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., name: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., location: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., continuation: _Optional[bytes] = ..., step: _Optional[_Union[StepRecord, _Mapping]] = ..., wait: _Optional[_Union[WaitRecord, _Mapping]] = ..., child: _Optional[_Union[ChildRecord, _Mapping]] = ..., batch: _Optional[_Union[BatchRecord, _Mapping]] = ..., token: _Optional[_Union[TokenRecord, _Mapping]] = ..., token_wait: _Optional[_Union[TokenWaitRecord, _Mapping]] = ..., shielded: _Optional[bool] = ...) -> None: ...
+    asked_at_us: int
+    def __init__(self, seq: _Optional[int] = ..., identity: _Optional[str] = ..., name: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., location: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., continuation: _Optional[bytes] = ..., step: _Optional[_Union[StepRecord, _Mapping]] = ..., wait: _Optional[_Union[WaitRecord, _Mapping]] = ..., child: _Optional[_Union[ChildRecord, _Mapping]] = ..., batch: _Optional[_Union[BatchRecord, _Mapping]] = ..., token: _Optional[_Union[TokenRecord, _Mapping]] = ..., token_wait: _Optional[_Union[TokenWaitRecord, _Mapping]] = ..., shielded: _Optional[bool] = ..., asked_at_us: _Optional[int] = ...) -> None: ...
 
 class StepRecord(_message.Message):
     __slots__ = ("value", "error", "permanent")

@@ -38,7 +38,7 @@ def apply_commands(
     """Apply the commands of one namespace in order, carry their effects to a fixpoint, start what can be started, and
     write everything. Returns the outcomes."""
     trigger = Trigger(unit)
-    _look_up(unit, trigger, commands)
+    _look_up(unit, trigger, commands, offers)
     outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
     propagation.propagate(unit)
     if unit.untold:
@@ -50,7 +50,7 @@ def apply_commands(
     return outcomes
 
 
-def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> None:
+def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command], offers: list[Offer]) -> None:
     """Load and lock in one statement each whatever the commands name."""
     named: set[bytes] = set()
     for command in commands:
@@ -71,6 +71,9 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command]) -> Non
                 asked.append((new, None))
                 if new.id_chosen:
                     probe.append(new.id)
+    if asked and offers and not named:
+        # New runs are about to be started, and no run is locked before the sessions: both in one round trip.
+        unit.lock_connections([offer.session for offer in offers])
     unit.load([*named, *probe])
     tagging = {
         report.run_id

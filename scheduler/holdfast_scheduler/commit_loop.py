@@ -32,6 +32,7 @@ from holdfast_scheduler.errors import (
     invalid,
 )
 from holdfast_scheduler.model import Command, Delivery
+from holdfast_scheduler.timers import DatabaseClock
 from holdfast_scheduler.unit_of_work import UnitOfWork, World
 
 log = logging.getLogger("holdfast.scheduler")
@@ -62,8 +63,6 @@ class Committed:
     """What a commit brings, for one namespace."""
 
     namespace: str
-    now: int
-    now_read_at: int
     deliveries: dict[bytes, Delivery]
     acknowledged: dict[bytes, int]  # session → highest frame of reports
     created: list[bytes]
@@ -100,7 +99,7 @@ class _Waiting:
 class _Batch:
     outcomes: list[Any] = field(default_factory=list)
     committed: list[Committed] = field(default_factory=list)
-    doubtful: bool = False  # the connection broke during the commit
+    clock: tuple[int, int] | None = None  # see `Transaction.now_read_at`
 
 
 class CommitLoop:
@@ -121,6 +120,7 @@ class CommitLoop:
         self._offers = offers
         self._after = after
         self._in_doubt = in_doubt
+        self.clock = DatabaseClock()
         self._queue: deque[_Waiting] = deque()
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
@@ -156,6 +156,14 @@ class CommitLoop:
             self._queue.append(_Waiting(command, future if wanted else None, weight, size))
             self._filled.set()
         return future
+
+    def ring(self, namespace: str, run_ids: list[bytes]) -> None:
+        """Instants of runs have come. Those that come in before the next commit are looked up together."""
+        last = self._queue[-1] if self._queue else None
+        if last is not None and type(last.command) is m.RunsDue and last.command.namespace == namespace:
+            last.command.run_ids += run_ids
+        else:
+            self.submit(m.RunsDue(namespace, run_ids), wanted=False)
 
     def drain_events(self) -> None:
         """Have the next commit take up postponed effects on other runs, before all that waits."""
@@ -265,6 +273,8 @@ class CommitLoop:
 
     def _note(self, batch: _Batch) -> None:
         """After a commit."""
+        if batch.clock is not None:
+            self.clock.learn(*batch.clock)
         for committed in batch.committed:
             self._backlog(committed.namespace).end_commit()
 
@@ -460,7 +470,7 @@ class CommitLoop:
             self.steady_since = time.monotonic()
         self._last_now = tx.now
         self.meter.statements += tx.statements
-        return _Batch(outcomes, committed)
+        return _Batch(outcomes, committed, (tx.now, tx.now_read_at))
 
     def _is_gap(self, now: int) -> bool:
         return now - self._last_now > GAP * self._world.settings.lease * 1e6
@@ -489,8 +499,6 @@ def _committed(unit: UnitOfWork, commands: list[Command], results: list[Any]) ->
     ended = [(run.id, run.status, *unit.results[run.id]) for run in unit.all_ended]
     return Committed(
         unit.namespace,
-        unit.now,
-        unit.tx.now_read_at,
         unit.deliveries,
         acknowledged,
         list(unit.created),

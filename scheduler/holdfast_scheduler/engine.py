@@ -22,7 +22,7 @@ from holdfast_scheduler.model import Command, Delivery, TaskRow
 from holdfast_scheduler.replicas import Replicas
 from holdfast_scheduler.retention_loop import RetentionLoop
 from holdfast_scheduler.settings import Settings
-from holdfast_scheduler.timers import DatabaseClock, Timers
+from holdfast_scheduler.timers import Timers
 from holdfast_scheduler.unit_of_work import World
 from holdfast_scheduler.watching import Watchers
 
@@ -79,11 +79,6 @@ class Engine:
         self._look_task: asyncio.Task[None] | None = None
         self._retention: RetentionLoop | None = None
         self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
-        self._clock = DatabaseClock()
-        self._timers = Timers(self._runs_due, self._clock)
-        self._token_timers = Timers(self._tokens_due, self._clock)
-        self._queue_timers = Timers(self._queues_due, self._clock)
-        self._schedule_timers = Timers(self._schedules_due, self._clock)
         self._graces: set[asyncio.TimerHandle] = set()
         self._replicas = Replicas(
             database,
@@ -97,6 +92,10 @@ class Engine:
         self._commits = CommitLoop(
             database, self._world, self.replica, self._offers, self._after_commit, self._close_connections
         )
+        self._timers = Timers(self._runs_due, self._commits.clock)
+        self._token_timers = Timers(self._tokens_due, self._commits.clock)
+        self._queue_timers = Timers(self._queues_due, self._commits.clock)
+        self._schedule_timers = Timers(self._schedules_due, self._commits.clock)
 
     @property
     def replica_id(self) -> str:
@@ -280,7 +279,6 @@ class Engine:
                     self._timers.forget(namespace, run_id)
             if committed.touched:
                 self.watchers.changed(namespace, committed.touched)
-            self._clock.learn(committed.now, committed.now_read_at)
             if committed.timed:
                 self._timers.add(namespace, committed.timed)
             if committed.timed_tokens:
@@ -292,7 +290,7 @@ class Engine:
 
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, run_ids in due.items():
-            self.send(m.RunsDue(namespace, run_ids))
+            self._commits.ring(namespace, run_ids)
 
     def _tokens_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, token_ids in due.items():

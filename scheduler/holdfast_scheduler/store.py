@@ -9,7 +9,7 @@ later) the database reports a deadlock and the commit loop tries the whole batch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -639,10 +639,10 @@ def load_session(tx: Transaction, namespace: str, session: bytes) -> Row | None:
     return rows[0] if rows else None
 
 
-def lock_connections(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> dict[bytes, int]:
-    """Lock sessions, and return the number of the newest connection of each that exists."""
+def lock_connections(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> Callable[[], list[Row]]:
+    """Lock sessions; (id, number of the newest connection) of each that exists can be had later."""
     sql = "SELECT id, connection_no FROM sessions WHERE namespace = ? AND id {in}"
-    return dict(tx.fetch_in(sql, sessions, (namespace,), lock="id"))
+    return tx.fetch_ahead(sql, sessions, (namespace,), lock="id")
 
 
 def upsert_session(tx: Transaction, row: Row) -> None:

@@ -167,6 +167,7 @@ class UnitOfWork:
         self.changed_queues: dict[str, QueueRow] = {}
         self.left = m.Left()
         self.touched: set[bytes] = set()  # runs whose visible state changed
+        self._connections: Callable[[], Any] | None = None
         self._inserted: dict[bytes, Run] = {}  # rows to insert
         self._changed: dict[bytes, Run] = {}  # rows to update
         self._new_checkpoints: dict[tuple[bytes, int], Checkpoint] = {}
@@ -256,6 +257,17 @@ class UnitOfWork:
         # What was read before the lock was granted may be old: a timeout may have answered the call meanwhile.
         self.load(checkpoint.run_id for checkpoint in waiters)
         return store.load_waiters(self.tx, self.namespace, subjects)
+
+    def lock_connections(self, sessions: list[bytes]) -> None:
+        """Lock the sessions that may be given work; `connections` has what is in their rows."""
+        self._connections = store.lock_connections(self.tx, self.namespace, sessions)
+
+    def connections(self, sessions: list[bytes]) -> dict[bytes, int]:
+        """Numbers of the newest connections of sessions that exist, which are locked."""
+        if self._connections is None:
+            self.lock_connections(sessions)
+        assert self._connections is not None
+        return dict(self._connections())
 
     def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:
         """Where runs stand in the family tree."""
@@ -595,7 +607,8 @@ class UnitOfWork:
     def _find_timers(self) -> None:
         """The earliest pending instant of runs of which a timed checkpoint was settled."""
         earliest: dict[bytes, int] = {}
-        for checkpoint in store.load_pending(self.tx, self.namespace, list(self._retime)):
+        several = [run_id for run_id in self._retime if self.runs[run_id].pending]
+        for checkpoint in store.load_pending(self.tx, self.namespace, several) if several else ():
             if checkpoint.due_at is not None:
                 known = earliest.get(checkpoint.run_id)
                 earliest[checkpoint.run_id] = checkpoint.due_at if known is None else min(known, checkpoint.due_at)

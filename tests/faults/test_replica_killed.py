@@ -94,11 +94,11 @@ def test_notes_between_replicas_are_lost(
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
-        "from holdfast_scheduler import database\n"
+        "from holdfast_scheduler import postgres\n"
         "def lose(self, notes):\n"
         f"    with open({str(tmp_path / 'lost')!r}, 'a') as file:\n"
         "        file.write('.')\n"
-        "database.PostgresDatabase.send_notes = lose\n"
+        "postgres.PostgresDatabase.send_notes = lose\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")
     pair = Pair(tmp_path, deploy, postgres_url)

@@ -222,5 +222,5 @@ async def rest(stream: Any) -> list[Any]:
 
 async def watched(edge: Edge, run_id: bytes) -> None:
     """Until the server watches the run."""
-    while run_id not in edge.engine.watchers.watched("default").get("default", []):
+    while run_id not in edge.engine.watchers.watched().get("default", []):
         await asyncio.sleep(0.005)

@@ -15,7 +15,8 @@ from harness.store_driver import Driver, batch, broken_invariants, child, key, n
 from holdfast_scheduler import ids, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
-from holdfast_scheduler.database import ConflictError, PostgresDatabase
+from holdfast_scheduler.database import ConflictError
+from holdfast_scheduler.postgres import PostgresDatabase
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ SCHEDULER_ROWS = (
         "schema",
         "migrations",
         "database",
+        "pipeline",
+        "postgres",
         "replicas",
         "store",
         "logs",

@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import _async as reflection_aio  # its own `enable` asks for a server, not for a Surround
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from holdfast.v1 import (
     queue_service_pb2,
@@ -100,8 +101,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, surround)
         if self._settings.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            register: Any = surround  # like a server as far as registering goes
-            reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], register)
+            servicer = reflection_aio.ReflectionServicer([*names, health_name, reflection.SERVICE_NAME])
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, surround)
         self._server.add_generic_rpc_handlers((surround,))
 
     async def start(self) -> str:

@@ -1,0 +1,390 @@
+"""PostgreSQL: transactions over a pipeline, and bulk statements that unnest arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+
+from holdfast_scheduler.database import (
+    CLOCK_NOW,
+    LISTENER,
+    READERS,
+    WRITER,
+    ConflictError,
+    Database,
+    DataError,
+    Given,
+    LostError,
+    Row,
+    Transaction,
+    upsert,
+)
+from holdfast_scheduler.pipeline import Parameter, Pipeline, array, kind_of, plain, scalar
+
+_KINDS: Final = {
+    sa.LargeBinary: "bytea",
+    sa.Text: "text",
+    sa.BigInteger: "int8",
+    sa.SmallInteger: "int2",
+    sa.Integer: "int4",
+    sa.Boolean: "bool",
+    sa.Float: "float8",
+}
+
+
+def _kind(column: sa.Column[Any]) -> str:
+    return _KINDS[type(column.type)]
+
+
+_CLOCK: Final = f"{CLOCK_NOW}, (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
+
+
+class PostgresTransaction(Transaction):
+    """A bulk statement sends one array per column and unnests them: one statement whatever the number of rows.
+
+    Statements are sent without waiting for their results, which only `fetch` and its like do. So BEGIN, the clock and
+    the first load are one round trip, and all writes and COMMIT are another; an error of a write appears there.
+    """
+
+    def __init__(self, database: PostgresDatabase, pipeline: Pipeline) -> None:
+        self._database = database
+        self._pipeline = pipeline
+        self._now = 0
+        self._queue_changes = 0
+        with database.errors():
+            pipeline.send("BEGIN")
+            # `clock_timestamp` because a transaction that waited for a lock must not see an instant before what it
+            # waited for.
+            self._clock = self._send(_CLOCK)
+
+    @property
+    def now(self) -> int:  # type: ignore[override]
+        """The database's clock when the transaction began; read together with the first result that is waited for."""
+        self._read_clock()
+        return self._now
+
+    @property
+    def queue_changes(self) -> int:  # type: ignore[override]
+        """Differs from that of the last transaction when somebody has changed queues meanwhile."""
+        self._read_clock()
+        return self._queue_changes
+
+    def _read_clock(self) -> None:
+        if not self._now:
+            with self._database.errors():
+                ((self._now, self._queue_changes),) = self._pipeline.rows(self._clock)
+            self.now_read_at = time.monotonic_ns() // 1000
+
+    def _send(self, sql: str, params: Sequence[Parameter] = (), *, keeps_plan: bool = True) -> int:
+        self.statements += 1
+        return self._pipeline.send(sql, params, keeps_plan=keeps_plan)
+
+    def _rows(self, sql: str, params: Sequence[Parameter]) -> list[Row]:
+        number = self._send(sql, params)
+        self._read_clock()
+        return self._pipeline.rows(number)
+
+    def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        with self._database.errors():
+            return self._rows(_dollars(sql), [plain(one) for one in params])
+
+    def fetch_ahead(
+        self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = ""
+    ) -> Callable[[], list[Row]]:
+        number = self._send_in(sql, values, params, lock, 0)
+
+        def rows() -> list[Row]:
+            with self._database.errors():
+                return self._pipeline.rows(number)
+
+        return rows
+
+    def fetch_in(
+        self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "", most: int = 0
+    ) -> list[Row]:
+        if not values:
+            return []
+        number = self._send_in(sql, values, params, lock, most)
+        with self._database.errors():
+            self._read_clock()
+            return self._pipeline.rows(number)
+
+    def _send_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], lock: str, most: int) -> int:
+        text = _dollars(sql.replace("{in}", "= ANY(?)"))
+        if lock:
+            text += f" ORDER BY {lock}{f' LIMIT {int(most)}' if most else ''} FOR UPDATE"
+        with self._database.errors():
+            return self._send(text, [*[plain(one) for one in params], array(kind_of(values[0]), values)])
+
+    def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
+        return self.fetch_in(f"{sql} LIMIT {int(limit)} FOR UPDATE SKIP LOCKED", values, params)
+
+    def claim_each(self, sql: str, given: Given, groups: Sequence[Row], params: Sequence[Any] = ()) -> list[Row]:
+        if not groups:
+            return []
+        with self._database.errors():
+            columns = zip(given, zip(*groups, strict=True), strict=True)
+            arrays = [array(_KINDS[kind], values) for (_, kind), values in columns]
+            return self._rows(_pg_each(sql, given), [*arrays, *[plain(one) for one in params]])
+
+    def leap(self, sql: str, given: Given, first: Row, params: Sequence[Any], limit: int) -> list[Row]:
+        return self.fetch(_pg_leap(sql, given), (*first, *params, limit + 1))[1:]
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        with self._database.errors():
+            return self._pipeline.changed(self._send(_dollars(sql), [plain(one) for one in params]))
+
+    def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
+        self._bulk(_pg_insert, table, columns, rows, skip)
+
+    def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._bulk(_pg_update, table, key + columns, rows, key)
+
+    def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._bulk(_pg_upsert, table, key + columns, rows, key)
+
+    def delete(self, table: sa.Table, key: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._bulk(_pg_delete, table, key, rows, None)
+
+    def _bulk(
+        self, make: Callable[..., str], table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], more: Any
+    ) -> None:
+        """Send a bulk statement. A column that has one value throughout, as most have, is sent as that value: building
+        arrays and taking them apart is what bulk statements spend their time on."""
+        if not rows:
+            return
+        found = list(zip(*rows, strict=True))
+        single = [len(rows) == 1 or column.count(column[0]) == len(column) for column in found]
+        if len(rows) > 1 and all(single):  # one array has to say how many rows there are
+            single[0] = False
+        with self._database.errors():
+            params = [
+                scalar(kind, column[0]) if is_single else array(kind, column)
+                for kind, column, is_single in zip(_kinds(table, columns), found, single, strict=True)
+            ]
+            # A plan of a join that is kept was made when the table was small, and may then read all of it in every
+            # commit, until its statistics are gathered. One that is made anew knows how many rows the arrays have.
+            keeps_plan = make not in _JOINS or len(rows) == 1
+            self._send(make(table, tuple(single), columns, more), params, keeps_plan=keeps_plan)
+
+    def commit(self) -> None:
+        with self._database.errors():
+            done = self._pipeline.end("COMMIT")
+            if done != "COMMIT":
+                raise errors.InternalError(f"COMMIT was answered with {done}")
+
+    def rollback(self) -> None:
+        self._database.roll_back(self._pipeline)
+
+
+@lru_cache
+def _dollars(sql: str) -> str:
+    numbers = itertools.count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", sql)
+
+
+@lru_cache
+def _kinds(table: sa.Table, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_kind(table.c[name]) for name in columns)
+
+
+def _of_given(sql: str, given: Given) -> str:
+    for name, _ in given:
+        sql = sql.replace(f"{{{name}}}", f"given.{name}")
+    return sql
+
+
+@lru_cache
+def _pg_each(sql: str, given: Given) -> str:
+    arrays = ", ".join(f"?::{_KINDS[kind]}[]" for _, kind in given)
+    names = ", ".join(name for name, _ in given)
+    lateral = f"CROSS JOIN LATERAL ({_of_given(sql, given)} FOR UPDATE SKIP LOCKED) AS found"
+    return _dollars(f"SELECT found.* FROM unnest({arrays}) AS given({names}) {lateral}")
+
+
+@lru_cache
+def _pg_leap(sql: str, given: Given) -> str:
+    names = ", ".join(name for name, _ in given)
+    first = ", ".join(f"?::{_KINDS[kind]}" for _, kind in given)
+    step = f"SELECT found.* FROM given CROSS JOIN LATERAL ({_of_given(sql, given)}) AS found"
+    return f"WITH RECURSIVE given({names}) AS (SELECT {first} UNION ALL {step}) SELECT * FROM given LIMIT ?"
+
+
+def _pg_source(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...]) -> tuple[dict[str, str], str]:
+    """(an expression per column, a FROM clause) for rows in which some columns have a single value throughout."""
+    values, many, arrays = {}, [], []
+    for place, (name, is_single) in enumerate(zip(columns, single, strict=True), 1):
+        kind = _kind(table.c[name])
+        values[name] = f"${place}::{kind}" if is_single else f"d.{name}"
+        if not is_single:
+            many.append(name)
+            arrays.append(f"${place}::{kind}[]")
+    return values, f" FROM unnest({', '.join(arrays)}) AS d({', '.join(many)})" if many else ""
+
+
+@lru_cache
+def _pg_insert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], skip: bool) -> str:
+    values, source = _pg_source(table, single, columns)
+    tail = " ON CONFLICT DO NOTHING" if skip else ""
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {', '.join(values.values())}{source}{tail}"
+
+
+@lru_cache
+def _pg_update(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], key: tuple[str, ...]) -> str:
+    values, source = _pg_source(table, single, columns)
+    assigned = ", ".join(f"{name} = {values[name]}" for name in columns if name not in key)
+    found = " AND ".join(f"t.{name} = {values[name]}" for name in key)
+    return f"UPDATE {table.name} AS t SET {assigned}{source} WHERE {found}"
+
+
+@lru_cache
+def _pg_delete(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], _more: None) -> str:
+    values, source = _pg_source(table, single, columns)
+    found = " AND ".join(f"t.{name} = {value}" for name, value in values.items())
+    return f"DELETE FROM {table.name} AS t{source.replace(' FROM', ' USING', 1)} WHERE {found}"
+
+
+_JOINS: Final = (_pg_update, _pg_delete)
+
+
+@lru_cache
+def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], key: tuple[str, ...]) -> str:
+    values, source = _pg_source(table, single, columns)
+    # "WHERE true" keeps the parser from taking ON for a join condition.
+    select = f"SELECT {', '.join(values.values())}{source} WHERE true"
+    return upsert(table.name, key, tuple(name for name in columns if name not in key), select)
+
+
+PATIENT_LOCK: Final = "10s"
+HURRIED_LOCK: Final = "250ms"
+"""How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
+
+
+class PostgresDatabase(Database):
+    """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
+
+    dialect = "postgresql"
+    is_shared = True
+
+    def __init__(self, url: sa.URL) -> None:
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        super().__init__(sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url))
+        self._writer: Any = None
+        self._pipeline: Pipeline | None = None
+        self._notifier: Any = None
+        self._is_closed = threading.Event()
+        self._listener: threading.Thread | None = None
+        self._is_hurried = False
+
+    def begin(self, *, is_hurried: bool = False) -> Transaction:
+        with self.errors():
+            if self._pipeline is None:
+                self._writer = self.connect()
+                self._pipeline = Pipeline(self._writer)
+                self._is_hurried = False
+            if self._is_hurried != is_hurried:
+                self._pipeline.end(f"SET lock_timeout = '{HURRIED_LOCK if is_hurried else PATIENT_LOCK}'")
+                self._is_hurried = is_hurried
+            return PostgresTransaction(self, self._pipeline)
+
+    def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
+        """A connection of the driver's own, with the settings that writing needs."""
+        return psycopg.connect(
+            self._dsn,
+            autocommit=autocommit,
+            connect_timeout=5,
+            # A server that vanished without a word is noticed in seconds, not after the system's quarter of an hour.
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            application_name=name,
+            options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
+        )
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate the driver's errors into what the commit loop does about them."""
+        try:
+            yield
+        except (
+            errors.UniqueViolation,
+            errors.DeadlockDetected,
+            errors.SerializationFailure,
+            errors.LockNotAvailable,
+        ) as error:
+            raise ConflictError(str(error)) from error
+        except (errors.DataError, errors.IntegrityError, errors.ProgrammingError) as error:
+            raise DataError(str(error)) from error
+        except (struct.error, UnicodeEncodeError) as error:  # a number or a text that no column can have
+            raise DataError(str(error)) from error
+        except (errors.Error, OSError) as error:
+            self.drop_writer()
+            raise LostError(str(error)) from error
+
+    def roll_back(self, pipeline: Pipeline) -> None:
+        """Forget a transaction; a connection that cannot do that is closed."""
+        if pipeline is self._pipeline:
+            try:
+                pipeline.roll_back()
+            except psycopg.Error:
+                self.drop_writer()
+
+    def drop_writer(self) -> None:
+        """Close the writing connection; the next transaction makes a new one."""
+        writer, self._writer, self._pipeline = self._writer, None, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    def send_notes(self, notes: Iterable[str]) -> None:
+        """NOTIFY, on another connection and after the commit: inside the transaction it would serialise the commits of
+        all schedulers."""
+        try:
+            if self._notifier is None or self._notifier.closed:
+                self._notifier = self.connect(autocommit=True)
+            for note in notes:
+                self._notifier.execute("SELECT pg_notify('holdfast', %s)", (note,))
+        except psycopg.Error:
+            self._notifier = None
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        self._listener = threading.Thread(target=self._listen, args=(heard,), name="holdfast-listen", daemon=True)
+        self._listener.start()
+
+    def _listen(self, heard: Callable[[str], None]) -> None:
+        while not self._is_closed.is_set():
+            try:
+                with self.connect(autocommit=True, name=LISTENER) as connection:
+                    connection.execute("LISTEN holdfast")
+                    while not self._is_closed.is_set():
+                        for note in connection.notifies(timeout=0.5):
+                            heard(note.payload)
+            except psycopg.Error:
+                self._is_closed.wait(0.5)
+
+    def listeners(self) -> int:
+        query = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+        )
+        with self.reader() as connection:
+            return int(connection.execute(query, {"name": LISTENER}).scalar_one())
+
+    def close(self) -> None:
+        self._is_closed.set()
+        self.drop_writer()
+        if self._notifier is not None:
+            self._notifier.close()
+        super().close()

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import math
 import os
 import socket
 import sys
@@ -59,6 +60,9 @@ FRAME_BYTES: Final = 1024 * 1024
 """Reports of one turn of the loop go in frames of about this size."""
 DEFAULT_GRACE_S: Final = 30.0
 """Cancel grace while no scheduler has dictated one."""
+SLICE_S: Final = 0.001
+"""How long a report whose body waits for its commit may wait for those of other bodies to go with. Those that have
+gathered by then are committed while the others run, and the bodies do not move in step."""
 CREDIT_DELAY_S: Final = 0.01
 """How long a change of the free places may wait for a report to go with."""
 GC_THRESHOLD: Final = 200_000
@@ -98,6 +102,7 @@ class Executor:
         self._last_frame = 0
         self._starts = 0
         self._told_places = -1
+        self._wanted_since = math.inf  # when the first body of those in `_reports` began to wait
         self._is_credit_due = False
         self._is_leaving = False
         self._has_said_goodbye = False
@@ -113,6 +118,11 @@ class Executor:
     def post(self, body: Body, report: Report, sent: Sent) -> None:
         self._reports.append((report, body, sent))
         self.loop.want_after_turn()
+        if not sent.is_final:
+            now = self.loop.time()
+            self._wanted_since = min(self._wanted_since, now)
+            if now - self._wanted_since > SLICE_S:
+                self._send_reports()
 
     def has_left(self, body: Body) -> None:
         if self.bodies.get(body.run_id) is body:
@@ -276,6 +286,7 @@ class Executor:
 
     def _send_reports(self) -> None:
         reports, self._reports = self._reports, []
+        self._wanted_since = math.inf
         messages: list[ConnectRequest] = []
         size = 0
         chunk: list[Report] = []

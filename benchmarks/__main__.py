@@ -15,7 +15,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 from rich.console import Console
 
-from benchmarks import ROOT, full_database, memory, promptness, recovery, replicas, report, throughput
+from benchmarks import ROOT, full_database, memory, promptness, recovery, replicas, report, throughput, variants
 from benchmarks.bench import Bench, Options
 from benchmarks.databases import Database, Postgres, Sqlite
 from harness.postgres import PostgresUnavailableError
@@ -31,6 +31,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "memory": memory.memory,
     "full": full_database.full,
     "replicas": replicas.replicas,
+    "variants": variants.variants,
 }
 DATABASES: dict[str, Callable[[], Database]] = {"postgresql": Postgres, "sqlite": Sqlite}
 

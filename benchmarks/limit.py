@@ -84,6 +84,28 @@ _INSERT_RESULTS = _Statement(schema.run_results, "run_id", _RESULT)
 _TRANSACTIONS = ((_INSERT_RUNS, _INSERT_INPUTS), (_UPDATE_RUNS, _INSERT_RESULTS))
 
 
+RUN_KEY = ("namespace", "id")
+
+
+def rows_of_a_batch(run_ids: list[bytes]) -> tuple[Any, Any, Any]:
+    """(columns, rows) of executing runs to insert, of what their end updates after the key, and of their results."""
+    ended = [(NAMESPACE, run_id, *(_ENDED[name] for name in _UPDATED)) for run_id in run_ids]
+    return (
+        (_INSERT_RUNS.names, _INSERT_RUNS.rows(run_ids)),
+        (_UPDATED, ended),
+        (_INSERT_RESULTS.names, _INSERT_RESULTS.rows(run_ids)),
+    )
+
+
+def roll_back_a_batch(cursor: psycopg.Cursor[Any], inserted: Any, ended: Any, results: Any) -> None:
+    """Write the rows of a batch by psycopg's own cursor, and forget them."""
+    run_ids = [row[1] for row in inserted[1]]
+    for statement in (_INSERT_RUNS, _UPDATE_RUNS, _INSERT_RESULTS):
+        columns = [list(column) for column in zip(*statement.rows(run_ids), strict=True)]
+        cursor.execute(statement.postgres.encode(), columns)
+    cursor.connection.rollback()
+
+
 def runs_per_second(url: str, total: int) -> float:
     """The limit on the database that `url` names, which the migrations have made."""
     batches = [sorted(ids.new_id() for _ in range(BATCH)) for _ in range(max(2, total // BATCH))]

@@ -62,7 +62,7 @@ class Transaction:
 
     now: int
     """The database's clock when the transaction began, in microseconds since the Unix epoch, UTC."""
-    now_read_at: int
+    now_read_at: int = 0
     """What the monotonic clock said, in microseconds, when `now` had been read."""
     queue_changes: int = 0
     """Differs from that of the last transaction when another scheduler has changed queues meanwhile."""

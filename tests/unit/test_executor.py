@@ -275,3 +275,41 @@ def test_a_dead_body_does_not_disturb_others(execute: Callable[..., Process]) ->
     assert executor.receive_reports().reports[0].HasField("completed")
     os.kill(executor.process.pid, signal.SIGKILL)
     assert executor.end()[0] == -signal.SIGKILL
+
+
+MANY = """
+from holdfast import step, task
+
+@task(id="returns")
+async def returns(payload: int) -> int:
+    return payload
+
+@task(id="steps")
+async def steps(payload: int) -> int:
+    return await step("add", add, payload)
+
+async def add(n: int) -> int:
+    return n + 1
+"""
+
+
+@pytest.mark.parametrize(("task", "is_waited_for"), [("steps", True), ("returns", False)])
+def test_only_reports_that_bodies_wait_for_go_before_the_turn_is_over(
+    execute: Callable[..., Process], task: str, is_waited_for: bool
+) -> None:
+    """Three hundred bodies run in one turn of the loop; making their reports takes far longer than the slice."""
+    executor = execute(source=MANY)
+    hello(executor)
+    starts = []
+    for run in range(1, 301):
+        start = wire.Start(run_id=run.to_bytes(16, "big"), fence=1, attempt=1, task_id=task, start_seq=run)
+        start.payload.data = b"1"
+        starts.append(start)
+    executor.deliver(starts=starts)
+    frames: list[wire.Reports] = []
+    while sum(len(frame.reports) for frame in frames) < 300:
+        frames.append(executor.receive_reports())
+    assert [frame.frame_no for frame in frames] == [*range(1, len(frames) + 1)]
+    assert (len(frames) > 1) is is_waited_for
+    assert len({report.run_id for frame in frames for report in frame.reports}) == 300
+    assert frames[-1].credit.after_start_seq == 300

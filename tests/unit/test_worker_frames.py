@@ -12,7 +12,8 @@ from holdfast.v1.payload_pb2 import Payload
 from holdfast.v1.run_pb2 import Checkpoint
 from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
-from holdfast_scheduler.worker_frames import frames, held_answer
+from holdfast_scheduler.settings import Limits
+from holdfast_scheduler.worker_frames import frames, held_answer, report
 from holdfast_worker.executor import Executor
 
 RUN = ids.new_id()
@@ -146,3 +147,16 @@ def test_a_batch_that_is_sent_anew_is_not_taken_twice() -> None:
     again = [Checkpoint.FromString(part.SerializeToString()) for part in parts]
     (found,) = joined([*parts[:3], *again])
     assert len(found.batch_entries) == 40
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "sent_at", "age"),
+    [(5_000, 9_000, 4_000), (0, 9_000, 0), (5_000, 0, 0), (9_000, 5_000, 0)],
+    ids=["said", "not said when it was asked", "not said when it was sent", "impossible"],
+)
+def test_how_old_a_call_was_when_it_was_sent(asked_at: int, sent_at: int, age: int) -> None:
+    record = w.CheckpointRecord(seq=1, asked_at_us=asked_at)
+    record.wait.delay.FromMilliseconds(1)
+    found = report(w.Report(run_id=RUN, fence=1, number=1, records=[record]), Limits(), sent_at)
+    assert not found.invalid
+    assert found.records[0].age_us == age

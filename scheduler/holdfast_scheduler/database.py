@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 import sqlite3
 import time
@@ -256,7 +257,7 @@ class SqliteTransaction(Transaction):
         # statements exist, in chunks below its limit of 32,766 parameters.
         rows: list[Row] = []
         for at in range(0, len(values), 4096):
-            chunk = list(values[at : at + 4096])
+            chunk = list(_bindable(values[at : at + 4096]))
             size = 1 << (len(chunk) - 1).bit_length()
             chunk += [chunk[-1]] * (size - len(chunk))
             self.statements += 1
@@ -288,22 +289,38 @@ class SqliteTransaction(Transaction):
             return self._cursor.execute(sql, params).rowcount
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
-        verb = "INSERT OR IGNORE" if skip else "INSERT"
-        self._many(f"{verb} INTO {table.name} ({', '.join(columns)}) VALUES ({_comma(len(columns))})", rows)
+        self._bulk(_sqlite_insert, table, (), columns, rows, skip)
 
     def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._many(*_sqlite_update(table.name, key, columns), rows)
+        self._bulk(_sqlite_update, table, key, columns, rows)
 
     def upsert(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._many(upsert(table.name, key, columns, f"VALUES ({_comma(len(key) + len(columns))})"), rows)
+        self._bulk(_sqlite_upsert, table, key, columns, rows)
 
     def delete(self, table: sa.Table, key: tuple[str, ...], rows: Sequence[Row]) -> None:
-        self._many(f"DELETE FROM {table.name} WHERE {' AND '.join(f'{name} = ?' for name in key)}", rows)
+        self._bulk(_sqlite_delete, table, key, (), rows)
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+    def _bulk(
+        self,
+        make: Callable[..., str],
+        table: sa.Table,
+        key: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+        *more: bool,
+    ) -> None:
+        """Run a statement for each row. The driver looks for an adapter of each value that is not exactly a number, a
+        text or a bytearray; measured, an eighth of the scheduler's time. So columns that are NULL, or one truth value,
+        throughout are written into the statement, and bytes are bound as bytearrays."""
+        if not rows:
+            return
+        given = list(zip(*rows, strict=True))
+        literals = tuple([_literal(column) for column in given])
+        bound = [_bindable(column) for column, literal in zip(given, literals, strict=True) if not literal]
         self.statements += 1
         with _sqlite_errors():
-            self._cursor.executemany(sql, rows)
+            text = make(table.name, key, columns, literals, *more)
+            self._cursor.executemany(text, zip(*bound, strict=True))
 
     def commit(self) -> None:
         with _sqlite_errors():
@@ -321,12 +338,52 @@ def _numbered(sql: str, given: Given, before: int) -> str:
     return sql
 
 
-@lru_cache
-def _sqlite_update(table: str, key: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str]:
-    # The numbered parameters let each row keep the order "key, columns" that PostgreSQL's arrays have.
-    assigned = ", ".join(f"{name} = ?{len(key) + at}" for at, name in enumerate(columns, 1))
-    found = " AND ".join(f"{name} = ?{at}" for at, name in enumerate(key, 1))
-    return (f"UPDATE {table} SET {assigned} WHERE {found}",)
+def _literal(column: Sequence[Any]) -> str:
+    """What a column is written as in the statement; empty when its values are bound."""
+    first = column[0]
+    if first is None:
+        return "NULL" if column.count(None) == len(column) else ""
+    if type(first) is bool:
+        return str(int(first)) if column.count(first) == len(column) else ""
+    return ""
+
+
+def _bindable(column: Sequence[Any]) -> Sequence[Any]:
+    kinds = set(map(type, column))
+    if bytes in kinds:
+        return [bytearray(value) if type(value) is bytes else value for value in column]
+    return [value if value is None else int(value) for value in column] if bool in kinds else column
+
+
+def _values(literals: tuple[str, ...]) -> list[str]:
+    numbers = itertools.count(1)
+    return [literal or f"?{next(numbers)}" for literal in literals]
+
+
+@lru_cache(1024)
+def _sqlite_insert(
+    table: str, _key: tuple[str, ...], columns: tuple[str, ...], literals: tuple[str, ...], skip: bool
+) -> str:
+    verb = "INSERT OR IGNORE" if skip else "INSERT"
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(_values(literals))})"
+
+
+@lru_cache(1024)
+def _sqlite_update(table: str, key: tuple[str, ...], columns: tuple[str, ...], literals: tuple[str, ...]) -> str:
+    values = dict(zip(key + columns, _values(literals), strict=True))
+    assigned = ", ".join(f"{name} = {values[name]}" for name in columns)
+    return f"UPDATE {table} SET {assigned} WHERE {' AND '.join(f'{name} = {values[name]}' for name in key)}"
+
+
+@lru_cache(1024)
+def _sqlite_upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], literals: tuple[str, ...]) -> str:
+    return upsert(table, key, columns, f"VALUES ({', '.join(_values(literals))})")
+
+
+@lru_cache(1024)
+def _sqlite_delete(table: str, key: tuple[str, ...], _columns: tuple[str, ...], literals: tuple[str, ...]) -> str:
+    values = zip(key, _values(literals), strict=True)
+    return f"DELETE FROM {table} WHERE {' AND '.join(f'{name} = {value}' for name, value in values)}"
 
 
 @lru_cache
@@ -392,7 +449,9 @@ class SqliteDatabase(Database):
     def begin(self, *, is_hurried: bool = False) -> Transaction:
         with _sqlite_errors():
             if self._writer is None:
-                self._writer = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5)
+                self._writer = sqlite3.connect(
+                    self.path, check_same_thread=False, isolation_level=None, timeout=5, cached_statements=1024
+                )
                 self._writer.execute("PRAGMA journal_mode=WAL")
                 self._writer.execute("PRAGMA synchronous=FULL")
                 self._writer.execute("PRAGMA cache_size=-65536")

@@ -191,7 +191,7 @@ class Executor:
         }
         while self._frames and self._frames[0][0] <= delivery.committed.up_to:
             for body, sent in self._frames.popleft()[1]:
-                refusal = refused.get((body.run_id, sent.fence, sent.number))
+                refusal = refused.get((body.run_id, sent.fence, sent.number)) if refused else None
                 if refusal is None:
                     body.committed(sent)
                 else:

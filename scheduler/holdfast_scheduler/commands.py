@@ -71,8 +71,9 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command], offers
                 asked.append((new, None))
                 if new.id_chosen:
                     probe.append(new.id)
-    if asked and offers and not named:
-        # New runs are about to be started, and no run is locked before the sessions: both in one round trip.
+    if offers and _only_triggers(commands):
+        # Their runs are about to be started: sessions and ids in one round trip. Nothing else that is to be locked
+        # before the sessions is locked here, and no command changes what is read of them.
         unit.lock_connections([offer.session for offer in offers])
     unit.load([*named, *probe])
     tagging = {
@@ -88,6 +89,18 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command], offers
         if type(command) is m.ApplyReports:
             asked += reporting.asked(unit, command.session, command.reports)
     trigger.prepare(asked, ())
+
+
+def _only_triggers(commands: list[Command]) -> bool:
+    """Whether all that is asked for is new runs, without keys."""
+    for command in commands:
+        if type(command) is m.TriggerBatch and command.key is not None:
+            return False
+        if type(command) not in (m.TriggerRuns, m.TriggerBatch):
+            return False
+        if any(new.key is not None or new.debounce is not None for new in command.items):
+            return False
+    return True
 
 
 def _trigger(unit: UnitOfWork, trigger: Trigger, command: m.TriggerRuns, _replica: bytes) -> Any:

@@ -179,6 +179,7 @@ class PostgresTransaction(Transaction):
             self._send(make(table, tuple(single), columns, more), params, keeps_plan=keeps_plan)
 
     def commit(self) -> None:
+        self._read_clock()  # for whoever asks after the commit
         with self._database.errors():
             done = self._pipeline.end("COMMIT")
             if done != "COMMIT":
@@ -326,6 +327,10 @@ class PostgresDatabase(Database):
             errors.LockNotAvailable,
         ) as error:
             raise ConflictError(str(error)) from error
+        except (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement) as error:
+            # What is prepared is not what we believe: only a new connection brings both ends together.
+            self.drop_writer()
+            raise LostError(str(error)) from error
         except (errors.DataError, errors.IntegrityError, errors.ProgrammingError) as error:
             raise DataError(str(error)) from error
         except (struct.error, UnicodeEncodeError) as error:  # a number or a text that no column can have

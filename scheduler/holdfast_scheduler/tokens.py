@@ -70,6 +70,8 @@ def time_out(unit: UnitOfWork, token_ids: list[bytes]) -> None:
     for token_id, row in store.load_tokens(unit.tx, unit.namespace, token_ids).items():
         if row[1] == PENDING and row[4] is not None and row[4] <= unit.now:
             _settle(unit, token_id, TIMED_OUT, None, _TIMED_OUT_ERROR)
+        elif row[1] == PENDING and row[4] is not None:
+            unit.timed_tokens.append((row[4], token_id))  # its timer has rung too early
 
 
 def _settle(unit: UnitOfWork, token_id: bytes, status: int, data: bytes | None, error: bytes | None) -> None:

@@ -259,15 +259,13 @@ class UnitOfWork:
         return store.load_waiters(self.tx, self.namespace, subjects)
 
     def lock_connections(self, sessions: list[bytes]) -> None:
-        """Lock the sessions that may be given work; `connections` has what is in their rows."""
+        """Lock the sessions that may be given work, ahead of `connections`, which then has no round trip to make."""
         self._connections = store.lock_connections(self.tx, self.namespace, sessions)
 
     def connections(self, sessions: list[bytes]) -> dict[bytes, int]:
-        """Numbers of the newest connections of sessions that exist, which are locked."""
-        if self._connections is None:
-            self.lock_connections(sessions)
-        assert self._connections is not None
-        return dict(self._connections())
+        """Numbers of the newest connections of sessions that exist, which are locked. Called once a commit."""
+        ahead, self._connections = self._connections, None
+        return dict((ahead or store.lock_connections(self.tx, self.namespace, sessions))())
 
     def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:
         """Where runs stand in the family tree."""

@@ -108,7 +108,7 @@ def _record(message: w.CheckpointRecord, limits: Limits, sent_at_us: int) -> m.R
         shielded=message.shielded,
     )
     if message.asked_at_us:
-        record.age_us = max(0, sent_at_us - message.asked_at_us)
+        record.age_us = min(max(0, sent_at_us - message.asked_at_us), limits.duration_us)
     if message.HasField("timeout"):
         record.timeout_us = duration_us("timeout", message.timeout, limits)
     if kind == "step":

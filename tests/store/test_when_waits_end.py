@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+
+import pytest
 
 from harness.store_driver import SECOND, Driver, child, new, wait
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler import store
 
 
 def test_a_wait_counts_from_the_call(db: Driver) -> None:
@@ -58,3 +62,59 @@ def test_a_timer_that_rings_too_early_rings_again(db: Driver) -> None:
     db.clock.now += SECOND
     db.do(m.RunsDue(db.namespace, [run_id]))
     assert db.status(run_id) == "EXECUTING"
+
+
+def test_what_is_slow_in_a_commit_takes_nothing_off_a_wait(
+    migrated_url: str, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage every session gets a fresh lease first, in the commit that applies what was kept. The clock was
+    read before that."""
+    db = replica(migrated_url, clock=None)
+    worker = db.worker()
+    run_id = db.trigger().run_id
+    frame = worker.frame(worker.report_of(run_id, rules.PARK, wait(1, 3600.0)))
+    extend = store.extend_leases
+
+    def slowly(*args: Any) -> None:
+        extend(*args)
+        time.sleep(0.4)
+
+    monkeypatch.setattr(store, "extend_leases", slowly)
+    db.loop._fresh_leases_due = True
+    frame.arrived_at = time.monotonic()
+    with db.transaction() as tx:
+        before = tx.now
+    db.do(frame)
+    due_at = db.run(run_id).due_at
+    assert due_at is not None
+    assert due_at >= before + 3600 * SECOND - 50_000
+
+
+def test_a_token_whose_timer_rings_too_early_is_timed_again(db: Driver) -> None:
+    token_id, _ = db.one(m.CreateToken(db.namespace, b"t" * 16, 5 * SECOND, [], None))
+    assert db.clock is not None
+    db.clock.now += 4 * SECOND
+    db.do(m.TokensDue(db.namespace, [token_id]))
+    assert db.committed[-1].timed_tokens == [(db.now + SECOND, token_id)]
+
+
+def test_one_run_that_fails_does_not_keep_others_asleep(db: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instants that come together are one command."""
+    worker = db.worker()
+    run_ids = [db.trigger().run_id for _ in range(3)]
+    for run_id in run_ids:
+        worker.park(run_id, wait(1, 5.0))
+    assert db.clock is not None
+    db.clock.now += 6 * SECOND
+    load = store.load_runs
+
+    def poisoned(tx: Any, namespace: str, ids: Any) -> Any:
+        if run_ids[1] in ids:
+            raise RuntimeError("poison")
+        return load(tx, namespace, ids)
+
+    monkeypatch.setattr(store, "load_runs", poisoned)
+    db.do(m.RunsDue(db.namespace, run_ids))
+    monkeypatch.undo()
+    # The half that comes second only queues: the first one may have used the credit.
+    assert [db.status(run_id) for run_id in run_ids] == ["EXECUTING", "WAITING", "QUEUED"]

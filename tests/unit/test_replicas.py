@@ -69,3 +69,20 @@ async def test_a_session_and_an_end() -> None:
     assert await _told(lambda replicas: replicas.session("two words", b"\x01\x02")) == ["two words", b"\x01\x02"]
     ended = [bytes([number] * 16) for number in range(3)]
     assert await _told(lambda replicas: replicas.ended("two words", ended)) == ["two words", ended]
+
+
+async def test_names_may_hold_anything() -> None:
+    session = b"\x01" * 16
+    for namespace in ("line\nbreak", "é" * 200, "😀" * 200, 'quotes "'):
+        told = await _told(lambda replicas, named=namespace: replicas.session(named, session))  # type: ignore[misc]
+        assert told == [namespace, session]
+
+
+async def test_a_line_that_is_not_understood_costs_no_other() -> None:
+    def tell(replicas: Replicas) -> None:
+        replicas._waiting['["e", "default"]'] = None
+        replicas._waiting["e default"] = None
+        replicas._waiting['["of a later version", "default", {}]'] = None
+        replicas.session("default", b"\x02" * 16)
+
+    assert await _told(tell) == ["default", b"\x02" * 16]

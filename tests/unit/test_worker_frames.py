@@ -151,8 +151,8 @@ def test_a_batch_that_is_sent_anew_is_not_taken_twice() -> None:
 
 @pytest.mark.parametrize(
     ("asked_at", "sent_at", "age"),
-    [(5_000, 9_000, 4_000), (0, 9_000, 0), (5_000, 0, 0), (9_000, 5_000, 0)],
-    ids=["said", "not said when it was asked", "not said when it was sent", "impossible"],
+    [(5_000, 9_000, 4_000), (0, 9_000, 0), (5_000, 0, 0), (9_000, 5_000, 0), (1, 2**64 - 1, Limits().duration_us)],
+    ids=["said", "not said when it was asked", "not said when it was sent", "impossible", "absurd"],
 )
 def test_how_old_a_call_was_when_it_was_sent(asked_at: int, sent_at: int, age: int) -> None:
     record = w.CheckpointRecord(seq=1, asked_at_us=asked_at)

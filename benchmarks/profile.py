@@ -26,7 +26,7 @@ OWNERS: Mapping[str, re.Pattern[str]] = {
     "garbage collector": re.compile(r"^gc_collect"),
     "protobuf": re.compile(r"_message\.abi3|[(/]google/protobuf/|^_?upb_|^PyUpb"),
     "SQLAlchemy": re.compile(r"[(/]sqlalchemy/"),
-    "driver": re.compile(r"[(/]psycopg|sqlite|libpq"),
+    "driver": re.compile(r"[(/]psycopg|sqlite|libpq|holdfast_scheduler/pipeline"),
     "gRPC": re.compile(r"[(/]grpc/|cygrpc"),
     "asyncio": re.compile(r"[(/]asyncio/|selectors\.py|_asyncio"),
     "Holdfast": re.compile(r"[(/](holdfast|holdfast_worker|holdfast_scheduler|benchmarks)/"),

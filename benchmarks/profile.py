@@ -46,12 +46,13 @@ class Recording:
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
         self._program = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-        self._folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
+        self._folder = Path()
         self._recorders: dict[str, subprocess.Popen[bytes]] = {}
         self.missing = "" if self._program else "py-spy is not installed (pip install py-spy)"
         self.stacks: dict[str, Stacks] = {}
 
     def __enter__(self) -> Recording:
+        self._folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
         for name, pid in self._pids.items():
             command = [str(self._program), "record", "--gil", "--format", "raw"]
             command += ["--rate", str(RATE_HZ), "--pid", str(pid)]

@@ -57,6 +57,9 @@ SCHEDULE_WEIGHT: Final = 20
 _KEPT: Final = (m.ApplyReports, m.EndSession, m.ReconcileHeld, m.RunsDue, m.TokensDue)
 """Commands that nobody would send again: they wait, in order, until the database is back."""
 
+_DUE: Final[dict[type, str]] = {m.RunsDue: "run_ids", m.SchedulesDue: "schedule_ids"}
+"""Commands that name what is due, and where: one bad name must not keep the others from their turn."""
+
 
 @dataclass(slots=True)
 class Committed:
@@ -386,15 +389,11 @@ class CommitLoop:
             first = self._try([replace(command, items=command.items[:middle])], offers)
             second = self._second_half([replace(command, items=command.items[middle:])])
             return _Batch([first.outcomes[0] + second.outcomes[0]], first.committed + second.committed)
-        if type(command) is m.SchedulesDue and len(command.schedule_ids) > 1:
-            middle = len(command.schedule_ids) // 2
-            first = self._try([replace(command, schedule_ids=command.schedule_ids[:middle])], offers)
-            second = self._second_half([replace(command, schedule_ids=command.schedule_ids[middle:])])
-            return _Batch([None], first.committed + second.committed)
-        if type(command) is m.RunsDue and len(command.run_ids) > 1:
-            middle = len(command.run_ids) // 2
-            first = self._try([replace(command, run_ids=command.run_ids[:middle])], offers)
-            second = self._second_half([replace(command, run_ids=command.run_ids[middle:])])
+        due = _DUE.get(type(command))
+        if due is not None and len(named := getattr(command, due)) > 1:
+            middle = len(named) // 2
+            first = self._try([replace(command, **{due: named[:middle]})], offers)
+            second = self._second_half([replace(command, **{due: named[middle:]})])
             return _Batch([None], first.committed + second.committed)
         log.warning("one command fails command=%s error=%s", type(command).__name__, failure)
         if type(command) is m.ApplyReports and command.reports and not command.reports[0].invalid:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from psycopg import Connection, errors, pq
 from psycopg.adapt import Transformer
 
-Row = tuple[Any, ...]
+from holdfast_scheduler.database import Row
 
 PREPARED: Final = 500
 """Statements that one connection keeps prepared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 import struct
@@ -90,35 +91,25 @@ class PostgresTransaction(Transaction):
         self.statements += 1
         return self._pipeline.send(sql, params, keeps_plan=keeps_plan)
 
-    def _rows(self, sql: str, params: Sequence[Parameter]) -> list[Row]:
-        number = self._send(sql, params)
-        self._read_clock()
-        return self._pipeline.rows(number)
+    def _rows(self, number: int) -> list[Row]:
+        with self._database.errors():
+            self._read_clock()
+            return self._pipeline.rows(number)
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         with self._database.errors():
-            return self._rows(_dollars(sql), [plain(one) for one in params])
+            number = self._send(_dollars(sql), [plain(one) for one in params])
+        return self._rows(number)
 
     def fetch_ahead(
         self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = ""
     ) -> Callable[[], list[Row]]:
-        number = self._send_in(sql, values, params, lock, 0)
-
-        def rows() -> list[Row]:
-            with self._database.errors():
-                return self._pipeline.rows(number)
-
-        return rows
+        return functools.partial(self._rows, self._send_in(sql, values, params, lock, 0))
 
     def fetch_in(
         self, sql: str, values: Sequence[Any], params: Sequence[Any] = (), *, lock: str = "", most: int = 0
     ) -> list[Row]:
-        if not values:
-            return []
-        number = self._send_in(sql, values, params, lock, most)
-        with self._database.errors():
-            self._read_clock()
-            return self._pipeline.rows(number)
+        return self._rows(self._send_in(sql, values, params, lock, most)) if values else []
 
     def _send_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], lock: str, most: int) -> int:
         text = _dollars(sql.replace("{in}", "= ANY(?)"))
@@ -136,7 +127,8 @@ class PostgresTransaction(Transaction):
         with self._database.errors():
             columns = zip(given, zip(*groups, strict=True), strict=True)
             arrays = [array(_KINDS[kind], values) for (_, kind), values in columns]
-            return self._rows(_pg_each(sql, given), [*arrays, *[plain(one) for one in params]])
+            number = self._send(_pg_each(sql, given), [*arrays, *[plain(one) for one in params]])
+        return self._rows(number)
 
     def leap(self, sql: str, given: Given, first: Row, params: Sequence[Any], limit: int) -> list[Row]:
         return self.fetch(_pg_leap(sql, given), (*first, *params, limit + 1))[1:]

@@ -161,26 +161,35 @@ def _settle_token(unit: UnitOfWork, trigger: Trigger, command: m.SettleToken, _r
 
 
 def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: bytes) -> None:
-    due = []
+    due: list[Run] = []
+    ahead: dict[bytes, int] = {}  # runs whose wait ends within moments → when
     for run in [unit.runs[run_id] for run_id in command.run_ids if run_id in unit.runs]:
-        if run.due_at is not None and run.due_at <= unit.now:
+        if run.due_at is None:
+            continue
+        if run.due_at <= unit.now:
             due.append(run)
-        elif run.due_at is not None:
-            unit.timed.append((run.due_at, run.id))  # its timer has rung too early
+        elif run.due_at <= unit.now + unit.ahead_us(run):
+            ahead[run.id] = run.due_at
+        else:
+            unit.timed.append((run.due_at - unit.ahead_us(run), run.id))  # its timer has rung too early
     timed = [
         run.id for run in due if run.timer_at is not None and run.timer_at <= unit.now and run.status in rules.TIMED
     ]
-    if timed:
+    if timed or ahead:
         unit.flush_checkpoints()
-        pending = store.load_pending(unit.tx, unit.namespace, timed)
+        pending = store.load_pending(unit.tx, unit.namespace, [*timed, *ahead])
         # Runs that share a commit are answered in the order of their instants, as they would be one by one.
         for checkpoint in sorted(pending, key=lambda one: (one.due_at or 0, one.seq)):
-            if checkpoint.due_at is None or checkpoint.due_at > unit.now:
+            over = ahead.get(checkpoint.run_id, unit.now) if checkpoint.kind == m.WAIT else unit.now
+            if checkpoint.due_at is None or checkpoint.due_at > over:
                 continue
             if checkpoint.kind == m.WAIT:
                 unit.settle(checkpoint, m.SUCCEEDED)
             else:
                 unit.settle(checkpoint, m.FAILED_CHECKPOINT, error=_CALL_TIMED_OUT)
+    for run_id, instant in ahead.items():
+        if unit.runs[run_id].status == m.WAITING:
+            unit.timed.append((instant, run_id))  # a time limit, and those are never met ahead
     waiting = [run for run in due if run.status == m.DELAYED and run.reason in (m.SCHEDULED, m.DEBOUNCED)]
     for run in due:
         unit.transition(run, rules.DUE)

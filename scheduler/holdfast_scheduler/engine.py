@@ -47,6 +47,8 @@ class Connection(Protocol):
     worker: str
     version: str
     tasks: frozenset[str]
+    heeds_after: bool
+    """Whether the worker holds a body that is woken ahead of its instant."""
     connection_no: int
     told: dict[bytes, int]
     """Run that the worker holds → highest settled_order that it was told."""
@@ -72,6 +74,7 @@ class Engine:
         self.replica = ids.new_id()
         self._world = World(settings)
         self._world.told = self._told
+        self._world.heeds_after = self._heeds_after
         self._connections: dict[bytes, Connection] = {}
         self._opened_at: dict[Connection, float] = {}
         self._offer_tasks: dict[tuple[str, str], int] = {}
@@ -106,6 +109,11 @@ class Engine:
     def meter(self) -> Any:
         """Counts of the commit loop."""
         return self._commits.meter
+
+    def database_now(self) -> int:
+        """The database's clock, in microseconds since the Unix epoch: never ahead of it, and right to a fraction of a
+        commit. Known once something is committed."""
+        return self._commits.clock.now()
 
     async def start(self) -> None:
         """Learn what the database knows, and begin to commit."""
@@ -351,6 +359,10 @@ class Engine:
     def _told(self, session: bytes, run_id: bytes) -> int:
         connection = self._connections.get(session)
         return 0 if connection is None else connection.told.get(run_id, 0)
+
+    def _heeds_after(self, session: bytes) -> bool:
+        connection = self._connections.get(session)
+        return connection is not None and connection.heeds_after
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:

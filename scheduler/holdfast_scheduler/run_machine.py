@@ -63,7 +63,11 @@ class Limits:
 
     resume_patience_us: int = 5_000_000
     cancel_grace_us: int = 30_000_000
+    wake_ahead_us: int = 100_000
 
+
+AHEAD_PART: Final = 20
+"""A wait is ended ahead by a twentieth of its length at the most."""
 
 DEFAULT_POLICY: Final = Policy()
 
@@ -115,6 +119,15 @@ def set_due(run: Run) -> None:
     if run.status in TIMED and run.timer_at is not None:
         due = run.timer_at if due is None else min(due, run.timer_at)
     run.due_at = due
+
+
+def ahead_us(run: Run, limits: Limits) -> int:
+    """How long before its instant the wait of a parked body may be ended, in microseconds, when its worker holds the
+    body until then: of a thousand waits that end together the last is not late by what the others take. It costs a slot
+    meanwhile, so it is a small part of the wait."""
+    if run.status != m.WAITING or run.session is None or run.due_at is None or run.due_at != run.timer_at:
+        return 0
+    return max(0, min(limits.wake_ahead_us, (run.due_at - run.since) // AHEAD_PART))
 
 
 def _end(run: Run, status: int) -> int:

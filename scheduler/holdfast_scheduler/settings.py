@@ -100,6 +100,7 @@ class Settings:
     hold: float = 300.0
     cancel_grace: float = 30.0
     resume_patience: float = 5.0
+    wake_ahead: float = 0.1  # how long before the end of its wait a parked body may be woken; its worker holds it
     look_interval: float = 1.0  # how often overdue timers and other replicas' commits are looked for, at the least
     version_patience: float = 5.0  # how long after the last worker of a version has gone its runs still wait for it
     retention: float = 30.0 * 86_400  # runs that ended so long ago are deleted; 0: never

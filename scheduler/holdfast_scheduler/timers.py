@@ -31,6 +31,10 @@ class DatabaseClock:
         self._offsets.append(now - read_at)
         self.offset = max(self._offsets)
 
+    def now(self) -> int:
+        """What the database's clock says, or said a moment ago, in microseconds since the Unix epoch."""
+        return time.monotonic_ns() // 1000 + self.offset
+
 
 class Timers:
     """Instants by run or token. Used on the event loop's thread only."""
@@ -66,7 +70,7 @@ class Timers:
 
     def _ring(self) -> None:
         self._handle = None
-        now = time.monotonic_ns() // 1000 + self._clock.offset
+        now = self._clock.now()
         due: dict[str, list[bytes]] = {}
         while self._heap and self._heap[0][0] <= now:
             instant, namespace, subject = heapq.heappop(self._heap)

@@ -48,6 +48,7 @@ class World:
         self.rule_limits = rules.Limits(
             resume_patience_us=round(settings.resume_patience * 1e6),
             cancel_grace_us=round(settings.cancel_grace * 1e6),
+            wake_ahead_us=round(settings.wake_ahead * 1e6),
         )
         self.version_patience_us = round(settings.version_patience * 1e6)
         self.tasks: dict[tuple[str, str], TaskRow] = {}
@@ -67,6 +68,8 @@ class World:
         """Of the transaction that read `queues`; None when they must be read again in any case."""
         self.told: Callable[[bytes, bytes], int] = lambda session, run_id: 0
         """The highest settled_order that the worker of a session was told of a run, over its present connection."""
+        self.heeds_after: Callable[[bytes], bool] = lambda session: False
+        """Whether the worker of a session, connected here, holds a body that is woken ahead of its instant."""
         self.log_counts = LogCounts()
         self.depths: dict[tuple[str, str], list[int]] = {}
         """By namespace and queue: how many runs may be triggered before the depth is counted against the server's limit
@@ -338,11 +341,12 @@ class UnitOfWork:
         output: bytes | None = None,
         error: bytes | None = None,
         attempt_state: int = m.ATTEMPT_FAILED,
+        at: int | None = None,
         **args: Any,
     ) -> int:
-        """Apply an event by the rules and take in its effects. Returns them."""
+        """Apply an event by the rules and take in its effects. Returns them. `at` is its instant; None means now."""
         a = rules.Args(
-            self.now,
+            self.now if at is None else at,
             self.world.rule_limits,
             self.world.policy(self.namespace, run) if event in (rules.FAIL, rules.LOSE) else rules.DEFAULT_POLICY,
             **args,
@@ -451,7 +455,9 @@ class UnitOfWork:
         # A parked body that was woken by an earlier commit has more to learn than what is settled here: its answers
         # are then read from the rows when it is resumed.
         knows_all = run.status == m.WAITING or run.id in self.fresh
-        self.transition(run, rules.SETTLED)
+        # A body that is woken ahead of its instant waits until then.
+        ahead = checkpoint.kind == m.WAIT and checkpoint.due_at is not None and checkpoint.due_at > self.now
+        self.transition(run, rules.SETTLED, at=checkpoint.due_at if ahead else None)
         if run.status in (m.EXECUTING, m.CANCELING):
             assert run.session is not None
             self.delivery(run.session).updates.append((run.id, run.fence, checkpoint))
@@ -575,7 +581,7 @@ class UnitOfWork:
             store.update_runs(tx, namespace, [self._changed[key] for key in sorted(self._changed)])
         for run in (*self._inserted.values(), *self._changed.values()):
             if run.due_at is not None:
-                self.timed.append((run.due_at, run.id))
+                self.timed.append((run.due_at - self.ahead_us(run), run.id))
         self._inserted, self._changed, self._input_rows = {}, {}, []
         if self._replaced:
             self._flush_replaced()
@@ -601,6 +607,11 @@ class UnitOfWork:
         if self.key_updates:
             store.replace_keys(tx, list(self.key_updates.values()))
             self.key_updates = {}
+
+    def ahead_us(self, run: Run) -> int:
+        """How long before its instant the run's timer rings."""
+        ahead = rules.ahead_us(run, self.world.rule_limits)
+        return ahead if ahead and run.session is not None and self.world.heeds_after(run.session) else 0
 
     def _find_timers(self) -> None:
         """The earliest pending instant of runs of which a timed checkpoint was settled."""

@@ -33,6 +33,10 @@ from holdfast_scheduler.settings import Limits
 
 FRAME_AIM: Final = 1024 * 1024
 """Bytes at which a delivery is split into another frame."""
+AFTER_MOST_US: Final = 999_999
+"""A body is never held longer than this, whatever the clocks say."""
+FEATURES: Final = frozenset(["after"])
+"""Optional features that this scheduler speaks."""
 
 
 def duration(seconds: float) -> Duration:
@@ -257,6 +261,12 @@ def start(order: m.Order, start_seq: int) -> w.Start:
     return message
 
 
+def _left_us(checkpoints: list[m.Checkpoint], now: int) -> int:
+    """How long the last of these waits goes on which were ended ahead of their instants."""
+    last = max([one.due_at or 0 for one in checkpoints if one.kind == m.WAIT and one.status == m.SUCCEEDED], default=0)
+    return max(0, min(last - now, AFTER_MOST_US))
+
+
 def _cut_start(message: w.Start, checkpoints: list[m.Checkpoint]) -> Iterator[w.ConnectResponse]:
     """Put the first page of checkpoints into a start, and yield the further pages."""
     pages: list[list[run_pb2.Checkpoint]] = [[]]
@@ -275,9 +285,9 @@ def _cut_start(message: w.Start, checkpoints: list[m.Checkpoint]) -> Iterator[w.
         yield w.ConnectResponse(checkpoint_page=further)
 
 
-def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[w.ConnectResponse]:
+def frames(delivery: m.Delivery, acknowledged: int, first_seq: int, now: int) -> Iterator[w.ConnectResponse]:
     """A delivery as frames, each near FRAME_AIM. Their order keeps that of the contract: updates, acknowledgement,
-    cancels, drops, resumes, starts. Starts and resumes are numbered from `first_seq`."""
+    cancels, drops, resumes, starts. Starts and resumes are numbered from `first_seq`; `now` is the database's clock."""
     message = w.Delivery()
     size = 0
     seq = first_seq
@@ -314,6 +324,8 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
         message.drops.add(run_id=run_id, fence=fence, reason=reason)
     for order in delivery.resumes:
         resume = message.resumes.add(start_seq=seq, run_id=order.run.id, fence=order.run.fence)
+        if order.checkpoints and (left_us := _left_us(order.checkpoints, now)):
+            resume.after.nanos = left_us * 1000
         seq += 1
         is_here = True
         for part in (part for one in order.checkpoints for part in checkpoint_parts(one)):
@@ -330,6 +342,8 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int) -> Iterator[
             message, size = w.Delivery(), 0
     for order in delivery.starts:
         begun = start(order, seq)
+        if order.checkpoints and (left_us := _left_us(order.checkpoints, now)):
+            begun.after.nanos = left_us * 1000
         seq += 1
         pages = list(_cut_start(begun, order.checkpoints)) if order.checkpoints else []
         message.starts.append(begun)

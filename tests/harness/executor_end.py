@@ -92,8 +92,11 @@ def step(name: str, function: Callable[..., Any], *args: Any) -> Coroutine[Any, 
     return _outcome(scope().call(DurableCall(run.CHECKPOINT_KIND_STEP, record, perform=perform)))
 
 
-def wait(name: str = "") -> Coroutine[Any, Any, Any]:
+def wait(name: str = "", *, seconds: float | None = None) -> Coroutine[Any, Any, Any]:
+    """Without a length it ends when the scheduler says so."""
     record = wire.CheckpointRecord(name=name, wait=wire.WaitRecord(until_us=1))
+    if seconds is not None:
+        record.wait.delay.FromMicroseconds(round(seconds * 1e6))
     return _outcome(scope().call(DurableCall(run.CHECKPOINT_KIND_WAIT, record)))
 
 
@@ -240,10 +243,13 @@ class Scheduler:
             self.deliver(updates=[wire.CheckpointUpdate(run_id=RUN_ID, fence=self.fence, checkpoint=checkpoint)])
         return checkpoint
 
-    def resume(self, *settled: run.Checkpoint) -> None:
+    def resume(self, *settled: run.Checkpoint, after_s: float = 0.0) -> None:
         self.is_parked = False
         self.fence += 1
-        self.deliver(resumes=[wire.Resume(run_id=RUN_ID, fence=self.fence, settled=settled)])
+        resume = wire.Resume(run_id=RUN_ID, fence=self.fence, settled=settled)
+        if after_s:
+            resume.after.FromMicroseconds(round(after_s * 1e6))
+        self.deliver(resumes=[resume])
 
     def priority(self, identity: str) -> bytes:
         return hashlib.sha256(f"{self.seed}/{identity}".encode()).digest()

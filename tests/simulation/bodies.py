@@ -26,6 +26,12 @@ class World(Protocol):
     def effect(self, run_id: str, name: str, fence: int) -> None:
         """A body does something."""
 
+    def wait_asked(self, run_id: str, name: str) -> None:
+        """A body asks for a wait, perhaps again."""
+
+    def wait_over(self, run_id: str, name: str, seconds: float) -> None:
+        """The wait of so many seconds has ended."""
+
     def token_made(self, token_id: str, name: str) -> None:
         """A body tells an outsider of its token."""
 
@@ -87,7 +93,9 @@ async def _fail(part: Part, ctx: Context) -> Any:
 
 
 async def _wait(part: Part, ctx: Context) -> Any:
+    outside[-1].wait_asked(ctx.run.id, part["name"])
     await wait.for_(seconds=part["seconds"])
+    outside[-1].wait_over(ctx.run.id, part["name"], part["seconds"])
     return "waited"
 
 
@@ -209,7 +217,7 @@ def _seconds(rng: random.Random) -> float:
 def _part(rng: random.Random, names: Iterator[int], depth: int) -> Part:
     do = rng.choice(_COMMON + _RARE if depth else (*_COMMON, "flaky"))
     part: Part = {"do": do}
-    if do in ("step", "flaky", "race", "token"):
+    if do in ("step", "flaky", "wait", "race", "token"):
         part["name"] = f"{do}{next(names)}"
     if do in ("step", "wait", "sleep"):
         part["seconds"] = _seconds(rng)
@@ -223,7 +231,7 @@ def _part(rng: random.Random, names: Iterator[int], depth: int) -> Part:
     if do == "gather":
         part["parts"] = _parts(rng, names, depth - 1, rng.randint(2, 3))
     if do == "race":
-        part["parts"] = [{"do": "wait", "seconds": _seconds(rng)}]
+        part["parts"] = [{"do": "wait", "name": f"wait{next(names)}", "seconds": _seconds(rng)}]
         child = {"do": "child", "keyed": rng.random() < 0.5, "plan": _plan(rng, names, "racer", 0)}
         part["parts"].insert(rng.randint(0, 1), child)
     if do == "meta":

@@ -25,6 +25,10 @@ LEFT JOIN run_metadata d ON d.run_id = r.id ORDER BY r.id
 """
 
 
+CLOCKS = 1e-5
+"""Seconds that instants in whole microseconds may differ by."""
+
+
 class Judge:
     """Sees every effect at the instant it is done, and the rows in the end."""
 
@@ -32,6 +36,8 @@ class Judge:
         self._play = play
         self.is_closed = False
         self.effects: list[tuple[bytes, str, int]] = []
+        self._waits: dict[tuple[str, str], float] = {}
+        """Run and name of a wait → when it was asked for first."""
         self._accepted: dict[bytes, str] = {}
         self._canceled: set[bytes] = set()
         self._may_be_canceled: set[bytes] = set()
@@ -55,6 +61,16 @@ class Judge:
             self._play.failed(f"{name}: fence {fence} executes and is not committed (promise 1)")
         if fence == owner and committed:
             self._play.failed(f"{name}: done again under the fence in force after its commit (promise 3)")
+
+    def wait_asked(self, run_id: str, name: str) -> None:
+        """See `bodies.World`."""
+        self._waits.setdefault((run_id, name), self._play.loop.time())
+
+    def wait_over(self, run_id: str, name: str, seconds: float) -> None:
+        """See `bodies.World`."""
+        waited = self._play.loop.time() - self._waits[run_id, name]
+        if not self.is_closed and not self._play.has_jumped_ahead and waited < seconds - CLOCKS:
+            self._play.failed(f"{name}: a wait of {seconds} s was over after {waited:.6f} s")
 
     def token_made(self, token_id: str, name: str) -> None:
         """See `bodies.World`."""

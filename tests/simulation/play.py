@@ -105,6 +105,8 @@ class Play(Chance):
         self.are_faults_over = False
         self.has_jumped_back = False
         """Whether the wall clock was set back: what was to end by it ends later."""
+        self.has_jumped_ahead = False
+        """Whether it was set ahead: what was to end by it may end sooner."""
         self._around_commit = self._cuts_left = self._doubts = 0
         self._away_until = 0.0
         self._stalled: dict[int, float] = {}
@@ -427,6 +429,7 @@ class Play(Chance):
         self.say(f"the wall clock jumps by {seconds} s")
         self.wall_offset_ns += seconds * 10**9
         self.has_jumped_back = self.has_jumped_back or seconds < 0
+        self.has_jumped_ahead = self.has_jumped_ahead or seconds > 0
 
     # --- the machine ------------------------------------------------------------------------------------------------
 

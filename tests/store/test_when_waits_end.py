@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.store_driver import SECOND, Driver, child, new, wait
+from harness.store_driver import SECOND, Driver, Worker, child, new, wait
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
@@ -118,3 +118,105 @@ def test_one_run_that_fails_does_not_keep_others_asleep(db: Driver, monkeypatch:
     monkeypatch.undo()
     # The half that comes second only queues: the first one may have used the credit.
     assert [db.status(run_id) for run_id in run_ids] == ["EXECUTING", "WAITING", "QUEUED"]
+
+
+AHEAD = 100_000
+"""Microseconds by which a wait of two seconds or more may be ended ahead."""
+
+
+def heeding(db: Driver, **options: Any) -> Worker:
+    """A worker that holds bodies which are woken ahead of their instants."""
+    worker = db.worker(**options)
+    db.world.heeds_after = db.workers.__contains__
+    return worker
+
+
+def test_a_parked_body_is_woken_ahead_of_its_instant(db: Driver) -> None:
+    worker = heeding(db)
+    run_id = db.trigger().run_id
+    worker.park(run_id, wait(1, 10.0))
+    began, end = db.now, db.now + 10 * SECOND
+    assert db.committed[-1].timed == [(end - AHEAD, run_id)]
+    assert db.clock is not None
+    db.clock.now = end - AHEAD - 1
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    assert db.status(run_id) == "WAITING"
+    assert db.committed[-1].timed == [(end - AHEAD, run_id)]
+    db.clock.now += 1
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    run = db.run(run_id)
+    assert db.status(run_id) == "EXECUTING"
+    assert (run.since, run.waiting_us, run.queued_us or 0) == (end, end - began, 0)  # its life counts by the instant
+    (order,) = worker.last().resumes
+    assert [(one.status, one.due_at) for one in order.checkpoints] == [(m.SUCCEEDED, end)]
+    db.clock.now = end + SECOND
+    worker.park(run_id, wait(2, 10.0))
+    assert db.run(run_id).waiting_us == end - began
+    assert db.run(run_id).since == db.now
+
+
+def test_without_a_worker_that_holds_it_nothing_is_woken_ahead(db: Driver) -> None:
+    worker = db.worker()
+    run_id = db.trigger().run_id
+    worker.park(run_id, wait(1, 10.0))
+    end = db.now + 10 * SECOND
+    assert db.committed[-1].timed == [(end, run_id)]
+    assert db.clock is not None
+    db.clock.now = end - 1
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    assert db.status(run_id) == "WAITING"
+
+
+def test_a_time_limit_is_never_met_ahead(db: Driver) -> None:
+    worker = heeding(db)
+    run_id = db.trigger().run_id
+    worker.park(run_id, child(1, new(), timeout_us=10 * SECOND))
+    end = db.now + 10 * SECOND
+    assert db.clock is not None
+    db.clock.now = end - AHEAD
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    assert db.status(run_id) == "WAITING"
+    assert db.committed[-1].timed == [(end, run_id)]
+    db.clock.now = end
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    (order,) = worker.last().resumes
+    assert [one.status for one in order.checkpoints] == [m.FAILED_CHECKPOINT]
+
+
+def test_of_two_waits_only_the_one_that_ends_first_is_ended_ahead(db: Driver) -> None:
+    """The body must not wait for the other one: which comes first may be what it asks."""
+    worker = heeding(db)
+    run_id = db.trigger().run_id
+    worker.park(run_id, wait(1, 10.0), wait(2, 10.02), wait(3, 10.0))
+    end = db.now + 10 * SECOND
+    assert db.clock is not None
+    db.clock.now = end - AHEAD
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    (order,) = worker.last().resumes
+    assert [one.seq for one in order.checkpoints] == [1, 3]
+    assert db.run(run_id).due_at == end + 20_000
+    assert (end + 20_000, run_id) in db.committed[-1].timed
+
+
+def test_a_deadline_before_the_end_of_the_wait_comes_first(db: Driver) -> None:
+    worker = heeding(db)
+    run_id = db.trigger(timeout_us=9_950_000).run_id
+    worker.park(run_id, wait(1, 10.0))
+    assert db.clock is not None
+    assert db.committed[-1].timed == [(db.now + 9_950_000, run_id)]
+    db.clock.now += 9_950_000
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    assert db.status(run_id) == "TIMED_OUT"
+
+
+def test_without_a_free_slot_a_body_that_is_woken_ahead_is_queued_from_its_instant_on(db: Driver) -> None:
+    worker = heeding(db, slots=1)
+    first = db.trigger().run_id
+    worker.park(first, wait(1, 10.0))
+    db.trigger()
+    began, end = db.now, db.now + 10 * SECOND
+    assert db.clock is not None
+    db.clock.now = end - AHEAD
+    db.do(m.RunsDue(db.namespace, [first]))
+    run = db.run(first)
+    assert (db.status(first), run.since, run.waiting_us) == ("QUEUED", end, end - began)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from harness.executor_end import (
     RUN_ID,
@@ -781,3 +782,153 @@ def test_a_body_that_has_ended_goes_without_the_garbage_collector(
         assert [one() for one in gone] == [None]
     finally:
         gc.enable()
+
+
+# -- a Resume that comes ahead of its instant
+
+
+def resumed_ahead(loop: GatedEventLoop, body: Any, after_s: float) -> Scheduler:
+    """A body that is parked on a wait "w" and has got the end of it, to be heeded in so many seconds."""
+    scheduler = started(loop, body, autopilot=False)
+    parked(loop, scheduler)
+    scheduler.resume(scheduler.settle("w", silently=True), after_s=after_s)
+    return scheduler
+
+
+def test_a_body_that_is_resumed_ahead_goes_on_at_its_instant(loop: GatedEventLoop) -> None:
+    async def body() -> Any:
+        return await wait("w")
+
+    scheduler = resumed_ahead(loop, body, 0.2)
+    assert scheduler.executor is not None
+    assert not scheduler.executor._is_idle()  # an executor that leaves must not leave it behind
+    told_at = loop.time()
+    assert output(run_to_end(loop, scheduler)) == "answer to w"
+    assert loop.time() - told_at >= 0.2
+
+
+def test_the_executor_knows_best_when_a_wait_is_over(loop: GatedEventLoop) -> None:
+    """The scheduler counts from the arrival of the report; here the clock runs since the call."""
+
+    async def body() -> Any:
+        asked_at = loop.time()
+        await wait("w", seconds=0.3)
+        return loop.time() - asked_at
+
+    scheduler = resumed_ahead(loop, body, 3600.0)
+    assert output(run_to_end(loop, scheduler)) >= 0.3
+
+
+def test_a_wait_that_another_execution_asked_for_ends_when_the_scheduler_says(loop: GatedEventLoop) -> None:
+    async def body() -> Any:
+        return [await wait("w", seconds=0.01), await wait("x")]
+
+    scheduler = started(loop, body, autopilot=False)
+    parked(loop, scheduler)
+    scheduler.start()
+    parked(loop, scheduler)
+    scheduler.resume(scheduler.settle("w", silently=True), after_s=0.3)
+    told_at = loop.time()
+    parked(loop, scheduler)
+    assert loop.time() - told_at >= 0.3
+
+
+def test_what_is_settled_meanwhile_is_answered_after_it(loop: GatedEventLoop) -> None:
+    answers: list[str] = []
+
+    async def note(call: Any) -> None:
+        answers.append(await call)
+
+    async def body() -> Any:
+        await asyncio.gather(note(wait("w")), note(child("a")))
+        return answers
+
+    scheduler = resumed_ahead(loop, body, 0.2)
+    told_at = loop.time()
+    scheduler.settle("a")
+    assert output(run_to_end(loop, scheduler)) == ["answer to w", "answer to a"]
+    assert loop.time() - told_at >= 0.2
+
+
+def test_what_a_body_has_to_do_by_itself_waits_meanwhile(loop: GatedEventLoop) -> None:
+    """It has its slot already: it must not ask for one."""
+    seen: list[str] = []
+
+    async def body() -> Any:
+        loop.call_later(0.05, seen.append, "timer")
+        return await wait("w")
+
+    scheduler = resumed_ahead(loop, body, 0.3)
+    loop.run_until_complete(scheduler.until(lambda: scheduler.end is not None))
+    assert seen == ["timer"]
+    assert [report.WhichOneof("transition") for report in scheduler.reports] == ["park", "completed"]
+
+
+def test_a_cancellation_meanwhile_comes_at_its_instant(loop: GatedEventLoop) -> None:
+    """Clean-up may wait, too, and no wait ends early."""
+
+    async def body() -> Any:
+        try:
+            await wait("w")
+        except RunCanceledError:
+            return None
+        raise AssertionError("it went on as if nothing had happened")
+
+    scheduler = resumed_ahead(loop, body, 0.2)
+    told_at = loop.time()
+    cancel(scheduler)
+    assert kind_of(run_to_end(loop, scheduler)) == "canceled"
+    assert loop.time() - told_at >= 0.2
+
+
+def test_a_body_that_is_dropped_meanwhile_never_goes_on(loop: GatedEventLoop) -> None:
+    seen: list[str] = []
+
+    async def body() -> Any:
+        await wait("w")
+        seen.append("went on")
+
+    scheduler = resumed_ahead(loop, body, 0.1)
+    scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
+    loop.run_until_complete(asyncio.sleep(0.3))
+    assert seen == []
+    assert scheduler.end is None
+
+
+def reentered_ahead(loop: GatedEventLoop, body: Any, after_s: float) -> Scheduler:
+    """A body whose wait "w" was ended ahead, and that is entered again, to begin in so many seconds."""
+    scheduler = started(loop, body, autopilot=False)
+    parked(loop, scheduler)
+    scheduler.settle("w", silently=True)
+    after = Duration()
+    after.FromMicroseconds(round(after_s * 1e6))
+    scheduler.start(after=after)
+    return scheduler
+
+
+def test_a_body_that_is_entered_ahead_begins_at_its_instant(loop: GatedEventLoop) -> None:
+    async def body() -> Any:
+        return await wait("w")
+
+    scheduler = reentered_ahead(loop, body, 0.2)
+    told_at = loop.time()
+    assert output(run_to_end(loop, scheduler)) == "answer to w"
+    assert loop.time() - told_at >= 0.2
+
+
+@pytest.mark.parametrize("way", ["cancel", "drop"])
+def test_a_body_that_waits_for_its_instant_may_never_begin(loop: GatedEventLoop, way: str) -> None:
+    entries: list[int] = []
+
+    async def body() -> Any:
+        entries.append(1)
+        await wait("w")
+
+    scheduler = reentered_ahead(loop, body, 0.1)
+    if way == "cancel":
+        cancel(scheduler)
+        assert kind_of(run_to_end(loop, scheduler)) == "canceled"
+    else:
+        scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
+    loop.run_until_complete(asyncio.sleep(0.3))
+    assert entries == [1]

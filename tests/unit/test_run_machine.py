@@ -219,6 +219,28 @@ def test_a_woken_body_waits_for_its_own_worker_for_a_while(event: str) -> None:
     assert one.order_at == NOW - SECOND
 
 
+@pytest.mark.parametrize(
+    ("seconds", "changes", "ahead_us"),
+    [
+        (10, {}, 100_000),
+        (2, {}, 100_000),
+        (1, {}, 50_000),
+        (0, {}, 0),
+        (10, {"session": None}, 0),
+        (10, {"status": m.EXECUTING}, 0),
+        (10, {"status": m.CANCELING}, 0),
+        (10, {"deadline_at": NOW + 5 * SECOND, "due_at": NOW + 5 * SECOND}, 0),
+        (10, {"timer_at": None, "due_at": None}, 0),
+    ],
+)
+def test_the_wait_of_a_parked_body_may_be_ended_ahead(seconds: int, changes: dict[str, int], ahead_us: int) -> None:
+    end = NOW + seconds * SECOND
+    fields = {"since": NOW, "timer_at": end, "due_at": end, **changes}
+    one = run(fields.pop("status", m.WAITING), **fields)
+    assert rules.ahead_us(one, rules.Limits()) == ahead_us
+    assert rules.ahead_us(one, rules.Limits(wake_ahead_us=0)) == 0
+
+
 @pytest.mark.parametrize("event", [rules.WAKE, rules.SETTLED])
 def test_a_woken_run_without_a_body_waits_for_anybody(event: str) -> None:
     one = run(m.WAITING, session=None)

@@ -74,7 +74,7 @@ def test_results_that_no_frame_carries_arrive_whole(way: str) -> None:
     else:
         delivery.updates = [(RUN, 3, one) for one in checkpoints]
     sent = [held_answer(delivery)] if way == "held" else []
-    sent += frames(delivery, 0, 1)
+    sent += frames(delivery, 0, 1, 0)
     found = joined(of_frames(sent))
     assert [(one.seq, one.settled_order, len(one.batch_entries)) for one in found] == [
         (1, 1, 40),
@@ -123,10 +123,36 @@ def test_a_start_says_what_is_left_of_max_duration(limit_s: float | None, used_s
     order = m.Order(run, inputs, [], executed_us=round(used_s * 1e6))
     if limit_s is not None:
         order.max_duration_us = round(limit_s * 1e6)
-    [frame] = frames(m.Delivery(starts=[order]), 0, 1)
+    [frame] = frames(m.Delivery(starts=[order]), 0, 1, 0)
     [start] = frame.delivery.starts
     assert start.HasField("max_duration") == (left_s is not None)
     assert left_s is None or start.max_duration.ToTimedelta().total_seconds() == left_s
+
+
+def wait_of(status: int, due_at: int) -> m.Checkpoint:
+    return m.Checkpoint(RUN, 1, "i", m.WAIT, "", status, b"", 1, 1, False, due_at=due_at)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "after_us"),
+    [
+        ([wait_of(m.SUCCEEDED, 5_000_030), wait_of(m.SUCCEEDED, 5_000_070)], 70),
+        ([wait_of(m.SUCCEEDED, 4_999_999)], 0),
+        ([wait_of(m.PENDING, 5_000_030)], 0),
+        ([wait_of(m.ABANDONED, 5_000_030)], 0),
+        ([wait_of(m.SUCCEEDED, 3_600_000_000)], 999_999),
+        ([], 0),
+    ],
+)
+def test_a_wait_that_was_ended_ahead_of_its_instant_is_held_until_then(
+    checkpoints: list[m.Checkpoint], after_us: int
+) -> None:
+    """Whatever the clocks say, for less than a second."""
+    run: Any = SimpleNamespace(id=RUN, fence=3)
+    (frame,) = frames(m.Delivery(resumes=[m.Order(run, None, checkpoints)]), 0, 1, 5_000_000)
+    (resume,) = frame.delivery.resumes
+    assert resume.after.ToMicroseconds() == after_us
+    assert resume.HasField("after") == bool(after_us)
 
 
 def test_a_refusal_does_not_overtake_the_resume_that_makes_it_stale() -> None:
@@ -135,14 +161,14 @@ def test_a_refusal_does_not_overtake_the_resume_that_makes_it_stale() -> None:
     delivery = m.Delivery(resumes=[m.Order(run, None, [])])
     for run_id in (RUN, other):
         delivery.refused.append(m.Refusal(run_id, 2, 9, m.REFUSED_STALE))
-    (frame,) = frames(delivery, 5, 1)
+    (frame,) = frames(delivery, 5, 1, 0)
     assert [one.run_id for one in frame.delivery.committed.refused] == [other]
     assert frame.delivery.committed.up_to == 5
 
 
 def test_a_batch_that_is_sent_anew_is_not_taken_twice() -> None:
     delivery = m.Delivery(updates=[(RUN, 3, settled(1, 40, 200_000))])
-    parts = of_frames(list(frames(delivery, 0, 1)))
+    parts = of_frames(list(frames(delivery, 0, 1, 0)))
     assert len(parts) > 3
     again = [Checkpoint.FromString(part.SerializeToString()) for part in parts]
     (found,) = joined([*parts[:3], *again])

@@ -1,7 +1,8 @@
 """One execution of a run: a body from Start to its last report.
 
-States: RUNNING, PARKING (a Park is reported, not committed), PARKED, ENDED (the last report is made), ABANDONED. While
-parking, parked or abandoned the gate is closed and nothing of the body is stepped.
+States: RUNNING, PARKING (a Park is reported, not committed), PARKED, RESUMING (a Resume has come ahead of its instant),
+ENDED (the last report is made), ABANDONED. While parking, parked, resuming or abandoned the gate is closed and nothing
+of the body is stepped.
 
 What a body has made while it ran to rest goes in one report. At rest, in this order: the end of the body; one answer;
 else a report, with Park when every task is blocked on waitpoints.
@@ -119,8 +120,9 @@ class State(enum.Enum):
     RUNNING = 1
     PARKING = 2
     PARKED = 3
-    ENDED = 4
-    ABANDONED = 5
+    RESUMING = 4
+    ENDED = 5
+    ABANDONED = 6
 
 
 class Sent:
@@ -173,6 +175,7 @@ class Body(RunScope):
         self._error: BaseException | None = None
         self._doom: tuple[Failed, Callable[[], BaseException]] | None = None
         self._is_canceling = False
+        self._is_cancel_due = False
         self._is_out_of_time = False
         self._on_cancel: asyncio.Task[None] | None = None
         """The hook that runs beside the body while it is being canceled."""
@@ -239,8 +242,9 @@ class Body(RunScope):
         elif self.state is not State.ENDED:  # stale, or ended: the run is somebody else's, or nobody's
             self.abandon()
 
-    def resume(self, fence: int, settled: Iterable[Checkpoint]) -> bool:
-        """Continue a parked body in place. Returns False when there is no body to continue."""
+    def resume(self, fence: int, settled: Collection[Checkpoint], after: float = 0.0) -> bool:
+        """Continue a parked body in place, at the latest in `after` seconds: the scheduler does not know how long the
+        wait was on its way to it. Returns False when there is no body to continue."""
         if self.state not in (State.PARKING, State.PARKED) or fence <= self.fence:
             return False
         self.fence = fence
@@ -249,14 +253,28 @@ class Body(RunScope):
         for checkpoint in settled:
             self._calls.update(checkpoint)
         self._calls.arrange()
+        if after > 0:
+            after = min(after, self._calls.over_at(settled) - self._loop.time())
+        if after > 0:
+            self.state = State.RESUMING
+            self._timers.set("resume", after, self._resume)
+        else:
+            self._resume()
+        return True
+
+    def _resume(self) -> None:
         self._continue()
         if self._outbox.has_unsent:
             self._want_flush()
-        return True
+        if self._is_cancel_due:
+            self.cancel()
 
     def cancel(self) -> None:
         """The run's cancellation was accepted."""
         if self._is_canceling or self.state in (State.ENDED, State.ABANDONED):
+            return
+        if self.state is State.RESUMING:
+            self._is_cancel_due = True  # a shielded wait must not end ahead of its instant either
             return
         self._is_canceling = True
         self._interrupt("The run is being canceled.")

@@ -7,12 +7,14 @@ is settled answers one at a time (`replay.AnswerOrder`): `answer_next` is for wh
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 from holdfast._scope import DurableCall
 from holdfast.v1.payload_pb2 import TASK_ERROR_KIND_CANCELED, TaskError
 from holdfast.v1.run_pb2 import (
+    CHECKPOINT_KIND_WAIT,
     CHECKPOINT_STATUS_FAILED,
     CHECKPOINT_STATUS_PENDING,
     CHECKPOINT_STATUS_SUCCEEDED,
@@ -150,7 +152,10 @@ class Calls:
         if not entry.is_waitpoint:
             self._unacknowledged += 1
         elif not record.asked_at_us:
-            record.asked_at_us = round(self._loop.time() * 1e6)
+            now = self._loop.time()
+            record.asked_at_us = round(now * 1e6)
+            if record.wait.HasField("delay"):
+                entry.over_at = now + record.wait.delay.seconds + record.wait.delay.nanos / 1e9
         self.outgoing.records.append((entry, record))
 
     async def _answer(self, entry: Entry, branch: Branch) -> Checkpoint:
@@ -275,6 +280,11 @@ class Calls:
         if entry is None or entry.order or checkpoint.status == CHECKPOINT_STATUS_PENDING:
             return
         self._updates.append(checkpoint)
+
+    def over_at(self, settled: Iterable[Checkpoint]) -> float:
+        """When the last of these waits is over, by the loop's clock; infinite where that is not known."""
+        entries = [self._by_seq.get(one.seq) for one in settled if one.kind == CHECKPOINT_KIND_WAIT]
+        return max([math.inf if entry is None else entry.over_at for entry in entries], default=math.inf)
 
     def arrange(self) -> None:
         """Put what has just been settled in the order of its commits, as a re-entry would see it.

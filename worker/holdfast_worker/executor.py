@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from holdfast import ids, registry
@@ -69,6 +70,8 @@ GC_THRESHOLD: Final = 200_000
 """Containers that may be allocated before the garbage collector looks at the young ones."""
 EXIT_TARGET: Final = 2
 """Exit code when a target cannot be loaded."""
+FEATURES: Final = ("after",)
+"""Optional features of the protocol that it speaks."""
 SDK: Final = "holdfast-python/0.1.0"
 
 log = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class Executor:
         self._link = link
         self._max_bodies = max_bodies
         self._arriving: dict[bytes, tuple[Start, list[Checkpoint]]] = {}
-        """Starts whose checkpoints are not all here."""
+        """Starts whose checkpoints are not all here, or whose instant has not come."""
         self._parts: dict[bytes, tuple[int, Checkpoint]] = {}
         """Run → fence and the checkpoint of a batch whose entries are not all here."""
         self._reports: list[tuple[Report, Body | None, Sent | None]] = []
@@ -111,7 +114,8 @@ class Executor:
     def hello(self) -> Hello:
         """The first frame."""
         self._told_places = self._places()
-        return Hello(tasks=[task.definition() for task in self._tasks.values()], sdk=SDK, slots=self._told_places)
+        tasks = [task.definition() for task in self._tasks.values()]
+        return Hello(tasks=tasks, sdk=SDK, slots=self._told_places, features=FEATURES)
 
     # -- for bodies
 
@@ -202,7 +206,8 @@ class Executor:
     def _take_resume(self, resume: Resume) -> None:
         body = self.bodies.get(resume.run_id)
         settled = self._whole(resume.run_id, resume.fence, resume.settled)
-        if body is None or not body.resume(resume.fence, settled):
+        after = _seconds(resume.after) if resume.HasField("after") else 0.0
+        if body is None or not body.resume(resume.fence, settled, after):
             report = Report(run_id=resume.run_id, fence=resume.fence, number=1, released=Released())
             self._reports.append((report, None, None))
 
@@ -214,7 +219,7 @@ class Executor:
         if start.more_checkpoints:
             self._arriving[start.run_id] = start, list(start.checkpoints)
         else:
-            self._begin(start, start.checkpoints)
+            self._begin_in_time(start, start.checkpoints)
 
     def _take_page(self, page: CheckpointPage) -> None:
         arriving = self._arriving.get(page.run_id)
@@ -223,7 +228,7 @@ class Executor:
         arriving[1].extend(page.checkpoints)
         if page.last:
             del self._arriving[page.run_id]
-            self._begin(*arriving)
+            self._begin_in_time(*arriving)
 
     def _whole(self, run_id: bytes, fence: int, parts: Iterable[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of which all entries are here now."""
@@ -248,6 +253,21 @@ class Executor:
             return False
         del self._arriving[run_id]
         return True
+
+    def _begin_in_time(self, start: Start, checkpoints: Iterable[Checkpoint]) -> None:
+        """A Start is here as a whole."""
+        if not start.HasField("after"):
+            self._begin(start, checkpoints)
+            return
+        arriving = self._arriving[start.run_id] = start, list(checkpoints)
+
+        def begin() -> None:
+            if self._arriving.get(start.run_id) is arriving:
+                del self._arriving[start.run_id]
+                self._begin(*arriving)
+                self.loop.want_after_turn()
+
+        self.loop.call_later_neutral(_seconds(start.after), begin)
 
     def _begin(self, start: Start, checkpoints: Iterable[Checkpoint]) -> None:
         try:
@@ -333,6 +353,10 @@ class Executor:
 
     def _is_idle(self) -> bool:
         return not self._arriving and all(body.state is State.PARKED for body in self.bodies.values())
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,6 +46,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -155,6 +156,7 @@ class Entry:
         "name",
         "order",
         "ordinal",
+        "over_at",
         "seq",
     )
 
@@ -188,6 +190,8 @@ class Entry:
         """The body of this execution cancelled it."""
         self.is_late = False
         """Nobody waits for this record to be asked for any more before later ones answer."""
+        self.over_at = math.inf
+        """When a wait that this execution asked for is over, by the loop's clock; infinite where it is not known."""
 
     @property
     def is_waitpoint(self) -> bool:

@@ -201,6 +201,7 @@ class Supervisor:
             tasks=found.tasks,
             slots=settings.slots,
             sdk=found.sdk or settings.sdk,
+            features=found.features,
         )
 
     # -- the stream

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from holdfast.v1 import worker_service_pb2 as w
@@ -22,7 +22,7 @@ from holdfast_scheduler.model import Delivery, ItemFault
 from holdfast_scheduler.schedule_messages import check_declared
 from holdfast_scheduler.settings import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from holdfast_scheduler.version import VERSION
-from holdfast_scheduler.worker_frames import duration, frames, held_answer, report
+from holdfast_scheduler.worker_frames import FEATURES, duration, frames, held_answer, report
 
 log = logging.getLogger("holdfast.scheduler")
 
@@ -43,12 +43,23 @@ UNAVAILABLE: Final = 14
 class _Stream:
     """One connection of a session: what is to be sent, and what the worker can take."""
 
-    def __init__(self, session: bytes, namespace: str, worker: str, version: str, tasks: frozenset[str]) -> None:
+    def __init__(
+        self,
+        session: bytes,
+        namespace: str,
+        worker: str,
+        version: str,
+        tasks: frozenset[str],
+        features: frozenset[str],
+        now: Callable[[], int],
+    ) -> None:
         self.session = session
         self.namespace = namespace
         self.worker = worker
         self.version = version
         self.tasks = tasks
+        self.heeds_after = "after" in features
+        self._now = now  # the database's clock
         self.connection_no = 0
         self.is_reconciled = True
         self.close_reason = ""
@@ -84,7 +95,7 @@ class _Stream:
         if delivery.answers_held:
             self.is_reconciled = True
             self.put(held_answer(delivery))
-        for frame in frames(delivery, acknowledged, self._start_seq + 1):
+        for frame in frames(delivery, acknowledged, self._start_seq + 1, self._now()):
             self.put(frame)
         for order in (*delivery.resumes, *delivery.starts):
             self.told[order.run.id] = order.run.settled
@@ -230,7 +241,9 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             digest = hashlib.sha256(welcome.session_secret).digest()
             number = await engine.do(m.OpenSession(namespace, welcome.session_id, digest, worker, version, definitions))
         welcome.connection_no = number
-        stream = _Stream(welcome.session_id, namespace, worker, version, tasks)
+        features = FEATURES.intersection(hello.features)
+        welcome.features.extend(sorted(features))
+        stream = _Stream(welcome.session_id, namespace, worker, version, tasks, features, engine.database_now)
         stream.connection_no = number
         stream.is_reconciled = not welcome.resumed
         return stream, definitions, welcome

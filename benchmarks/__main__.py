@@ -99,7 +99,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, default=ROOT / ".bench" / "results.json", help="where to write the JSON file"
     )
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.only == ["replicas"] and "postgresql" not in given.database:
+        parser.error("replicas share a PostgreSQL: SQLite has one scheduler. Leave --database sqlite away")
+    return given
 
 
 def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:

@@ -53,7 +53,7 @@ _TYPES = {
 
 
 class _Statement:
-    """One bulk statement on a table, in both dialects."""
+    """One bulk statement on a table, in both dialects, and one for a single row of PostgreSQL."""
 
     def __init__(self, table: sa.Table, key: str, constants: dict[str, Any], updated: tuple[str, ...] = ()) -> None:
         self._constants = constants
@@ -68,9 +68,12 @@ class _Statement:
             )
             assigned = ", ".join(f"{name} = ?{self.names.index(name) + 1}" for name in updated)
             self.sqlite = f"UPDATE {table.name} SET {assigned} WHERE namespace = ?1 AND {key} = ?2"
+            self.one = self.sqlite.replace("?", "$")
         else:
             self.postgres = f"INSERT INTO {table.name} ({listed}) SELECT * FROM unnest({arrays})"
             self.sqlite = f"INSERT INTO {table.name} ({listed}) VALUES ({', '.join('?' * len(self.names))})"
+            places = ", ".join(f"${place}" for place, _ in enumerate(self.names, 1))
+            self.one = f"INSERT INTO {table.name} ({listed}) VALUES ({places})"
 
     def rows(self, run_ids: list[bytes]) -> list[tuple[Any, ...]]:
         rest = tuple(self._constants[name] for name in self.names[2:])
@@ -81,7 +84,7 @@ _INSERT_RUNS = _Statement(schema.runs, "id", _RUN)
 _INSERT_INPUTS = _Statement(schema.run_inputs, "run_id", _INPUT)
 _UPDATE_RUNS = _Statement(schema.runs, "id", _ENDED, _UPDATED)
 _INSERT_RESULTS = _Statement(schema.run_results, "run_id", _RESULT)
-_TRANSACTIONS = ((_INSERT_RUNS, _INSERT_INPUTS), (_UPDATE_RUNS, _INSERT_RESULTS))
+TRANSACTIONS = ((_INSERT_RUNS, _INSERT_INPUTS), (_UPDATE_RUNS, _INSERT_RESULTS))
 
 
 RUN_KEY = ("namespace", "id")
@@ -116,7 +119,7 @@ def runs_per_second(url: str, total: int) -> float:
 def _postgres(url: str, batches: list[list[bytes]]) -> float:
     work = [
         [[(s.postgres.encode(), [list(column) for column in zip(*s.rows(one), strict=True)]) for s in statements]
-         for statements in _TRANSACTIONS]
+         for statements in TRANSACTIONS]
         for one in batches
     ]  # fmt: skip
     with psycopg.connect(url, prepare_threshold=1, options="-c jit=off") as connection:
@@ -131,7 +134,7 @@ def _postgres(url: str, batches: list[list[bytes]]) -> float:
 
 
 def _sqlite(url: str, batches: list[list[bytes]]) -> float:
-    work = [[[(s.sqlite, s.rows(one)) for s in statements] for statements in _TRANSACTIONS] for one in batches]
+    work = [[[(s.sqlite, s.rows(one)) for s in statements] for statements in TRANSACTIONS] for one in batches]
     connection = sqlite3.connect(os.fspath(url.removeprefix("sqlite:///")), isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -916,8 +916,32 @@ def test_a_body_that_is_entered_ahead_begins_at_its_instant(loop: GatedEventLoop
     assert loop.time() - told_at >= 0.2
 
 
-@pytest.mark.parametrize("way", ["cancel", "drop"])
-def test_a_body_that_waits_for_its_instant_may_never_begin(loop: GatedEventLoop, way: str) -> None:
+def test_what_is_settled_before_a_body_is_entered_reaches_it(loop: GatedEventLoop) -> None:
+    async def body() -> Any:
+        return await asyncio.gather(wait("w"), child("a"))
+
+    scheduler = reentered_ahead(loop, body, 0.2)
+    scheduler.settle("a")
+    assert output(run_to_end(loop, scheduler)) == ["answer to w", "answer to a"]
+
+
+def test_a_body_that_is_canceled_before_it_is_entered_is_canceled(loop: GatedEventLoop) -> None:
+    seen: list[str] = []
+
+    async def body() -> Any:
+        await wait("w")
+        await wait("x")
+        seen.append("went on")
+
+    scheduler = reentered_ahead(loop, body, 0.2)
+    told_at = loop.time()
+    cancel(scheduler)
+    assert kind_of(run_to_end(loop, scheduler)) == "canceled"
+    assert loop.time() - told_at >= 0.2
+    assert seen == []
+
+
+def test_a_body_that_is_dropped_before_it_is_entered_never_is(loop: GatedEventLoop) -> None:
     entries: list[int] = []
 
     async def body() -> Any:
@@ -925,10 +949,6 @@ def test_a_body_that_waits_for_its_instant_may_never_begin(loop: GatedEventLoop,
         await wait("w")
 
     scheduler = reentered_ahead(loop, body, 0.1)
-    if way == "cancel":
-        cancel(scheduler)
-        assert kind_of(run_to_end(loop, scheduler)) == "canceled"
-    else:
-        scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
+    scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
     loop.run_until_complete(asyncio.sleep(0.3))
     assert entries == [1]

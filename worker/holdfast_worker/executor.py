@@ -96,7 +96,7 @@ class Executor:
         self._link = link
         self._max_bodies = max_bodies
         self._arriving: dict[bytes, tuple[Start, list[Checkpoint]]] = {}
-        """Starts whose checkpoints are not all here, or whose instant has not come."""
+        """Starts whose checkpoints are not all here."""
         self._parts: dict[bytes, tuple[int, Checkpoint]] = {}
         """Run → fence and the checkpoint of a batch whose entries are not all here."""
         self._reports: list[tuple[Report, Body | None, Sent | None]] = []
@@ -219,7 +219,7 @@ class Executor:
         if start.more_checkpoints:
             self._arriving[start.run_id] = start, list(start.checkpoints)
         else:
-            self._begin_in_time(start, start.checkpoints)
+            self._begin(start, start.checkpoints)
 
     def _take_page(self, page: CheckpointPage) -> None:
         arriving = self._arriving.get(page.run_id)
@@ -228,7 +228,7 @@ class Executor:
         arriving[1].extend(page.checkpoints)
         if page.last:
             del self._arriving[page.run_id]
-            self._begin_in_time(*arriving)
+            self._begin(*arriving)
 
     def _whole(self, run_id: bytes, fence: int, parts: Iterable[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of which all entries are here now."""
@@ -254,21 +254,6 @@ class Executor:
         del self._arriving[run_id]
         return True
 
-    def _begin_in_time(self, start: Start, checkpoints: Iterable[Checkpoint]) -> None:
-        """A Start is here as a whole."""
-        if not start.HasField("after"):
-            self._begin(start, checkpoints)
-            return
-        arriving = self._arriving[start.run_id] = start, list(checkpoints)
-
-        def begin() -> None:
-            if self._arriving.get(start.run_id) is arriving:
-                del self._arriving[start.run_id]
-                self._begin(*arriving)
-                self.loop.want_after_turn()
-
-        self.loop.call_later_neutral(_seconds(start.after), begin)
-
     def _begin(self, start: Start, checkpoints: Iterable[Checkpoint]) -> None:
         try:
             task = self._tasks.get(start.task_id)
@@ -281,7 +266,7 @@ class Executor:
             self._reports.append((Report(run_id=start.run_id, fence=start.fence, number=1, failed=failed), None, None))
             return
         self.bodies[start.run_id] = body
-        body.begin()
+        body.begin(_seconds(start.after) if start.HasField("after") else 0.0)
 
     # -- frames that go
 

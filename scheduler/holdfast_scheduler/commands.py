@@ -38,6 +38,8 @@ def apply_commands(
     """Apply the commands of one namespace in order, carry their effects to a fixpoint, start what can be started, and
     write everything. Returns the outcomes."""
     trigger = Trigger(unit)
+    if not backlog.may_wait(None, ""):
+        unit.ahead_room = {one.session: one.slots for one in offers}
     _look_up(unit, trigger, commands, offers)
     outcomes = [_HANDLERS[type(command)](unit, trigger, command, replica) for command in commands]
     propagation.propagate(unit)
@@ -166,12 +168,15 @@ def _runs_due(unit: UnitOfWork, trigger: Trigger, command: m.RunsDue, _replica: 
     for run in [unit.runs[run_id] for run_id in command.run_ids if run_id in unit.runs]:
         if run.due_at is None:
             continue
+        ahead_us = unit.ahead_us(run)
         if run.due_at <= unit.now:
             due.append(run)
-        elif run.due_at <= unit.now + unit.ahead_us(run):
+        elif run.due_at > unit.now + ahead_us:
+            unit.timed.append((run.due_at - ahead_us, run.id))  # its timer has rung too early
+        elif unit.may_wake_ahead(run):
             ahead[run.id] = run.due_at
         else:
-            unit.timed.append((run.due_at - unit.ahead_us(run), run.id))  # its timer has rung too early
+            unit.timed.append((run.due_at, run.id))
     timed = [
         run.id for run in due if run.timer_at is not None and run.timer_at <= unit.now and run.status in rules.TIMED
     ]

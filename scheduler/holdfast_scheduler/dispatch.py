@@ -218,7 +218,8 @@ def _order_resumes(unit: UnitOfWork, resumed: list[Run]) -> None:
         fill_batches(unit, [one for group in settled.values() for one in group])
     for run in resumed:
         assert run.session is not None
-        fresh = unit.fresh.get(run.id) or applicable(run, settled.get(run.id, ()))
+        # All that was settled while it was parked, also what an earlier attempt asked for: it waits for the answer.
+        fresh = unit.fresh.get(run.id) or settled.get(run.id, [])
         unit.delivery(run.session).resumes.append(Order(run, None, fresh))
 
 
@@ -304,12 +305,12 @@ def inputs_of_row(row: tuple[object, ...]) -> Inputs:
 
 def applicable(run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints that count in the run's present attempt: what succeeded ever, what is pending, and failures of
-    this attempt or permanent ones. A new attempt asks again for the others (promise 3)."""
+    this attempt, whichever asked, or permanent ones. A new attempt asks again for the others (promise 3)."""
     return [
         one
         for one in checkpoints
         if one.status in (m.SUCCEEDED, m.PENDING)
-        or one.attempt == run.attempt
+        or (one.failed_in or one.attempt) == run.attempt
         or (one.status == m.FAILED_CHECKPOINT and one.permanent)
     ]
 

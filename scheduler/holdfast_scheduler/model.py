@@ -176,6 +176,7 @@ class Checkpoint:
     payload_differs: bool = False
     due_at: int | None = None
     location: str = ""
+    failed_in: int | None = None  # the attempt in which it failed or was given up, if a later one than made it
     child_status: int = 0
     entries: list[BatchEntry] | None = None  # of a batch
 

@@ -124,10 +124,31 @@ def set_due(run: Run) -> None:
 def ahead_us(run: Run, limits: Limits) -> int:
     """How long before its instant the wait of a parked body may be ended, in microseconds, when its worker holds the
     body until then: of a thousand waits that end together the last is not late by what the others take. It costs a slot
-    meanwhile, so it is a small part of the wait."""
-    if run.status != m.WAITING or run.session is None or run.due_at is None or run.due_at != run.timer_at:
+    meanwhile, so it is a small part of the wait. Only where the body waits for nothing else, or what comes in the
+    meantime would lose a race that it should win."""
+    if run.status != m.WAITING or run.session is None or run.pending != 1:
+        return 0
+    if run.due_at is None or run.due_at != run.timer_at:
         return 0
     return max(0, min(limits.wake_ahead_us, (run.due_at - run.since) // AHEAD_PART))
+
+
+def is_held(run: Run, a: Args) -> bool:
+    """Whether the run was woken ahead and its wait is not over: nothing of it executes. Its life counts by the instants
+    (`since` lies ahead)."""
+    return 0 < run.since - a.now <= a.limits.wake_ahead_us
+
+
+def _enter_again(run: Run, reason: int, a: Args) -> int:
+    """Back to the queue, for any worker; one that was woken ahead only when its wait is over."""
+    if not is_held(run, a):
+        return _queue(run, reason)
+    run.status = m.DELAYED
+    run.reason = m.RECOVERING
+    run.session = None
+    run.wake_at = run.since
+    set_due(run)
+    return NOTHING
 
 
 def _end(run: Run, status: int) -> int:
@@ -223,10 +244,12 @@ def _end_canceled(run: Run, a: Args) -> int:
 
 
 def _release(run: Run, a: Args) -> int:
-    return _queue(run, m.RELEASED)
+    return _enter_again(run, m.RELEASED, a)
 
 
 def _lose(run: Run, a: Args) -> int:
+    if is_held(run, a):
+        return _enter_again(run, m.RECOVERING, a)
     run.recoveries += 1
     if run.recoveries > a.policy.max_recoveries:
         return _end(run, m.CRASHED)
@@ -243,11 +266,9 @@ def _lose(run: Run, a: Args) -> int:
 
 def _lose_body(run: Run, a: Args) -> int:
     """The worker that held the parked body is gone: nothing was executing, so no recovery is counted."""
-    run.session = None
     if run.status == m.QUEUED:
-        run.wake_at = None
-        set_due(run)
-        return CLAIMABLE
+        return _enter_again(run, run.reason, a)
+    run.session = None
     return NOTHING
 
 

@@ -255,6 +255,7 @@ checkpoints = Table(
     _required("payload_differs", Boolean, "false"),
     Column("due_at", BigInteger),
     _required("location", Text, "''"),
+    Column("failed_in", Integer),  # attempt in which it failed or was given up, if a later one than made it
     PrimaryKeyConstraint("namespace", "run_id", "seq", name="checkpoints_pkey"),
     CheckConstraint("status IN (1, 2, 3, 4)", name="checkpoints_status"),
     CheckConstraint("(status = 1) = (settled_order = 0) OR status = 4", name="checkpoints_settled"),

@@ -9,7 +9,7 @@ from holdfast_scheduler import queues, schedules, store
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.database import Row
 from holdfast_scheduler.definitions import task_row
-from holdfast_scheduler.dispatch import applicable, fill_batches
+from holdfast_scheduler.dispatch import fill_batches
 from holdfast_scheduler.model import CatchUp, EndSession, OpenSession, Order, ReconcileHeld, ResumeSession, Run
 from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes
 
@@ -135,7 +135,7 @@ def reconcile(unit: UnitOfWork, command: ReconcileHeld) -> None:
             unit.queued[run.id] = run
     for run in again:
         settled = [one for one in checkpoints.get(run.id, ()) if one.settled_order > run.seen]
-        delivery.resumes.append(Order(run, None, applicable(run, settled)))
+        delivery.resumes.append(Order(run, None, settled))
 
 
 def catch_up(unit: UnitOfWork, command: CatchUp) -> bool:

@@ -94,6 +94,7 @@ CHECKPOINT_COLUMNS: Final = (
     "payload_differs",
     "due_at",
     "location",
+    "failed_in",
 )
 _CHECKPOINT_SELECT: Final = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS[1:])
 
@@ -406,6 +407,7 @@ def insert_checkpoints(tx: Transaction, namespace: str, made: Iterable[Checkpoin
                 c.payload_differs,
                 c.due_at,
                 c.location,
+                c.failed_in,
             )
             for c in made
         ],
@@ -413,8 +415,9 @@ def insert_checkpoints(tx: Transaction, namespace: str, made: Iterable[Checkpoin
 
 
 def settle_checkpoints(tx: Transaction, rows: Sequence[Row]) -> None:
-    """Settle pending checkpoints: (namespace, run_id, seq, status, settled_order, permanent, value, error)."""
-    columns = ("status", "settled_order", "permanent", "value", "error")
+    """Settle pending checkpoints: (namespace, run_id, seq, status, settled_order, failed_in, permanent, value,
+    error)."""
+    columns = ("status", "settled_order", "failed_in", "permanent", "value", "error")
     tx.update(schema.checkpoints, ("namespace", "run_id", "seq"), columns, rows)
 
 

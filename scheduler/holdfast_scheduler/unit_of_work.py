@@ -156,7 +156,8 @@ class UnitOfWork:
         self.results: dict[bytes, tuple[bytes | None, bytes | None]] = {}
         self.deliveries: dict[bytes, Delivery] = {}
         self.fresh: dict[bytes, list[Checkpoint]] = {}  # settled here while the run was parked
-        self.timed: list[tuple[int, bytes]] = []  # (due_at, run), for the timers
+        self.timed: list[tuple[int, bytes]] = []  # (instant, run), for the timers
+        self.ahead_room: dict[bytes, int] = {}  # session → bodies that may be woken ahead
         self.timed_tokens: list[tuple[int, bytes]] = []
         self.timed_schedules: list[tuple[int, bytes]] = []
         self.ended_sessions: set[bytes] = set()
@@ -358,6 +359,8 @@ class UnitOfWork:
         effects = rules.apply(run, event, a)
         if effects & rules.REFUSED:
             return effects
+        if status == m.QUEUED and run.status != m.QUEUED:
+            self.queued.pop(run.id, None)
         if status in rules.OCCUPYING and run.status not in rules.OCCUPYING:
             self.vacated.add((run.queue, run.lane))
         self.changed(run)
@@ -443,6 +446,8 @@ class UnitOfWork:
         run.pending -= 1
         checkpoint.status = status
         checkpoint.settled_order = run.settled
+        if status != m.SUCCEEDED and run.attempt != checkpoint.attempt:
+            checkpoint.failed_in = run.attempt
         checkpoint.permanent = permanent
         checkpoint.value = value
         checkpoint.error = error
@@ -475,6 +480,8 @@ class UnitOfWork:
                 run.pending -= 1
                 checkpoint.status = m.ABANDONED
                 checkpoint.settled_order = run.settled
+                if run.attempt != checkpoint.attempt:
+                    checkpoint.failed_in = run.attempt
                 self._settled[run.id, checkpoint.seq] = checkpoint
                 if checkpoint.due_at is not None:
                     self._retime.add(run.id)
@@ -559,6 +566,7 @@ class UnitOfWork:
                         c.seq,
                         c.status,
                         c.settled_order,
+                        c.failed_in,
                         c.permanent,
                         None if c.kind == m.CHILD else c.value,
                         c.error if c.kind != m.CHILD or not c.child_status else None,
@@ -609,9 +617,19 @@ class UnitOfWork:
             self.key_updates = {}
 
     def ahead_us(self, run: Run) -> int:
-        """How long before its instant the run's timer rings."""
+        """How long before its instant the run's timer rings. In a queue with limits what holds a body for nothing would
+        hold up others."""
         ahead = rules.ahead_us(run, self.world.rule_limits)
-        return ahead if ahead and run.session is not None and self.world.heeds_after(run.session) else 0
+        if not ahead or run.session is None or not self.world.heeds_after(run.session) or run.queue in self.gates():
+            return 0
+        return ahead
+
+    def may_wake_ahead(self, run: Run) -> bool:
+        """Whether the worker that has the body parked has a slot for which nobody waits; counted down."""
+        assert run.session is not None
+        room = self.ahead_room.get(run.session, 0)
+        self.ahead_room[run.session] = room - 1
+        return room > 0
 
     def _find_timers(self) -> None:
         """The earliest pending instant of runs of which a timed checkpoint was settled."""

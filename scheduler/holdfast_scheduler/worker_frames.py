@@ -342,8 +342,6 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int, now: int) ->
             message, size = w.Delivery(), 0
     for order in delivery.starts:
         begun = start(order, seq)
-        if order.checkpoints and (left_us := _left_us(order.checkpoints, now)):
-            begun.after.nanos = left_us * 1000
         seq += 1
         pages = list(_cut_start(begun, order.checkpoints)) if order.checkpoints else []
         message.starts.append(begun)

@@ -395,6 +395,56 @@ def test_promise_3_failed_children_in_a_new_attempt(db: Driver, kind: str, perma
     assert order.checkpoints[-1].due_at == instant  # pending ones keep their instant
 
 
+def second_attempt(db: Driver, home: Worker, item: m.NewRun) -> bytes:
+    """A run whose first attempt asked for a child and failed, and whose second one is parked on it."""
+    parent = begun(db, home, task="parent")
+    home.report(parent, "", child(1, item))
+    home.fail(parent, retryable=True)
+    db.turn(2)
+    assert home.bodies[parent].order.run.attempt == 2
+    home.park(parent)
+    assert db.status(parent) == "WAITING"
+    return parent
+
+
+def test_a_child_of_an_earlier_attempt_that_fails_answers_the_attempt_that_waits(db: Driver) -> None:
+    """Also when the body finds no slot at first. It waited for ever."""
+    home, away = db.worker("parent", slots=1), db.worker("t", slots=5)
+    item = new()
+    parent = second_attempt(db, home, item)
+    busy = begun(db, home, task="parent")
+    away.fail(item.id)
+    assert db.status(parent) == "QUEUED"
+    home.complete(busy)
+    db.look()
+    (order,) = home.last().resumes
+    assert [(one.seq, one.status) for one in order.checkpoints] == [(1, m.FAILED_CHECKPOINT)]
+
+
+@pytest.mark.parametrize("end", ["fails", "abandoned"])
+def test_what_an_attempt_has_heard_of_an_earlier_ones_call_it_hears_again(db: Driver, end: str) -> None:
+    """At a re-entry; only the attempt after that asks anew."""
+    home, away = db.worker("parent", slots=1), db.worker("t", slots=5)
+    item = new()
+    parent = second_attempt(db, home, item)
+    status = m.FAILED_CHECKPOINT
+    if end == "fails":
+        away.fail(item.id)
+    else:
+        status = m.ABANDONED
+        home.report(parent, rules.WAKE)
+        home.report(parent, "", abandoned=[1])
+    assert db.status(parent) == "EXECUTING"
+    home.report(parent, rules.LOSE, error=error("CRASHED"))
+    order = home.bodies[parent].order
+    assert (order.run.attempt, order.run.fence) == (2, 4)
+    assert [(one.seq, one.status, one.attempt, one.failed_in) for one in order.checkpoints] == [(1, status, 1, 2)]
+    home.fail(parent, retryable=True)
+    db.turn(5)
+    assert home.bodies[parent].order.run.attempt == 3
+    assert home.bodies[parent].order.checkpoints == []
+
+
 def test_promise_3_a_successful_checkpoint_never_changes(db: Driver) -> None:
     worker = db.worker(slots=3)
     parent = begun(db, worker)

@@ -23,11 +23,20 @@ def _sqlite_shape(engine: sa.Engine) -> dict[str, list[str]]:
     """Every object's SQL, as sorted clauses: the order of constraints within a table means nothing."""
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
-    return {
-        name: sorted(re.sub(r"\s+", " ", line).strip().rstrip(",") for line in sql.splitlines())
-        for name, sql in rows
-        if name != "alembic_version"
-    }
+    return {name: sorted(_parts(re.sub(r"\s+", " ", sql))) for name, sql in rows if name != "alembic_version"}
+
+
+def _parts(sql: str) -> list[str]:
+    """What commas separate, but for those in inner parentheses. Columns that a migration has added come last."""
+    head, _, body = sql.partition("(")
+    parts, depth = [""], 0
+    for letter in body[: body.rindex(")")]:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [head.strip(), body[body.rindex(")") :], *(part.strip() for part in parts)]
 
 
 _POSTGRES_SHAPE = """

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness.store_driver import SECOND, Driver, Worker, child, new, wait
+from holdfast.v1.task_pb2 import QueueDefinition
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
@@ -183,19 +184,13 @@ def test_a_time_limit_is_never_met_ahead(db: Driver) -> None:
     assert [one.status for one in order.checkpoints] == [m.FAILED_CHECKPOINT]
 
 
-def test_of_two_waits_only_the_one_that_ends_first_is_ended_ahead(db: Driver) -> None:
-    """The body must not wait for the other one: which comes first may be what it asks."""
+@pytest.mark.parametrize("other", [wait(2, 10.02), child(2, new())])
+def test_a_body_that_waits_for_something_else_too_is_not_woken_ahead(db: Driver, other: m.Record) -> None:
+    """What comes before the end of the wait must win the race."""
     worker = heeding(db)
     run_id = db.trigger().run_id
-    worker.park(run_id, wait(1, 10.0), wait(2, 10.02), wait(3, 10.0))
-    end = db.now + 10 * SECOND
-    assert db.clock is not None
-    db.clock.now = end - AHEAD
-    db.do(m.RunsDue(db.namespace, [run_id]))
-    (order,) = worker.last().resumes
-    assert [one.seq for one in order.checkpoints] == [1, 3]
-    assert db.run(run_id).due_at == end + 20_000
-    assert (end + 20_000, run_id) in db.committed[-1].timed
+    worker.park(run_id, wait(1, 10.0), other)
+    assert (db.now + 10 * SECOND, run_id) in db.committed[-1].timed
 
 
 def test_a_deadline_before_the_end_of_the_wait_comes_first(db: Driver) -> None:
@@ -209,14 +204,60 @@ def test_a_deadline_before_the_end_of_the_wait_comes_first(db: Driver) -> None:
     assert db.status(run_id) == "TIMED_OUT"
 
 
-def test_without_a_free_slot_a_body_that_is_woken_ahead_is_queued_from_its_instant_on(db: Driver) -> None:
-    worker = heeding(db, slots=1)
-    first = db.trigger().run_id
-    worker.park(first, wait(1, 10.0))
+def test_only_bodies_that_find_a_slot_are_woken_ahead(db: Driver) -> None:
+    worker = heeding(db, slots=7)
+    waiting = [db.trigger().run_id for _ in range(8)]
+    for run_id in waiting:
+        worker.park(run_id, wait(1, 10.0))
     db.trigger()
-    began, end = db.now, db.now + 10 * SECOND
+    end = db.now + 10 * SECOND
     assert db.clock is not None
     db.clock.now = end - AHEAD
-    db.do(m.RunsDue(db.namespace, [first]))
-    run = db.run(first)
-    assert (db.status(first), run.since, run.waiting_us) == ("QUEUED", end, end - began)
+    db.do(m.RunsDue(db.namespace, waiting))
+    assert [db.status(run_id) for run_id in waiting] == ["EXECUTING"] * 6 + ["WAITING"] * 2
+    assert set(db.committed[-1].timed) >= {(end, run_id) for run_id in waiting[6:]}
+
+
+def test_while_runs_wait_for_slots_nothing_is_woken_ahead(db: Driver) -> None:
+    worker = heeding(db, slots=2)
+    waiting = db.trigger().run_id
+    worker.park(waiting, wait(1, 10.0))
+    queued = [db.trigger().run_id for _ in range(4)][2:]
+    end = db.now + 10 * SECOND
+    assert db.clock is not None
+    db.clock.now = end - AHEAD
+    worker.slots = 3  # one has become free, and nobody has looked yet
+    db.do(m.RunsDue(db.namespace, [waiting]))
+    assert [db.status(run_id) for run_id in (waiting, *queued)] == ["WAITING", "EXECUTING", "QUEUED"]
+    assert (end, waiting) in db.committed[-1].timed
+
+
+def test_in_a_queue_with_limits_nothing_is_woken_ahead(db: Driver) -> None:
+    """A body that is held would hold up others."""
+    worker = heeding(db, queue=QueueDefinition(name="narrow", concurrency_limit=1))
+    run_id = db.trigger().run_id
+    worker.park(run_id, wait(1, 10.0))
+    assert db.committed[-1].timed == [(db.now + 10 * SECOND, run_id)]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_held_body_whose_worker_goes_is_entered_again_when_its_wait_is_over(db: Driver, lost: bool) -> None:
+    worker = heeding(db)
+    run_id = db.trigger().run_id
+    worker.park(run_id, wait(1, 10.0))
+    end = db.now + 10 * SECOND
+    assert db.clock is not None
+    db.clock.now = end - AHEAD
+    db.do(m.RunsDue(db.namespace, [run_id]))
+    assert db.status(run_id) == "EXECUTING"
+    worker.connected = False
+    other = db.worker()
+    db.do(m.EndSession(db.namespace, worker.session, lost, "gone", 1))
+    assert db.status(run_id) == "DELAYED"
+    assert db.committed[-1].timed == [(end, run_id)]
+    db.clock.now = end
+    db.due()
+    run = db.run(run_id)
+    assert (db.status(run_id), run.session, run.recoveries, run.attempt) == ("EXECUTING", other.session, 0, 1)
+    (order,) = other.last().starts
+    assert [one.status for one in order.checkpoints] == [m.SUCCEEDED]

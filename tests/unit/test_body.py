@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from harness.executor_end import (
     RUN_ID,
@@ -893,62 +892,3 @@ def test_a_body_that_is_dropped_meanwhile_never_goes_on(loop: GatedEventLoop) ->
     loop.run_until_complete(asyncio.sleep(0.3))
     assert seen == []
     assert scheduler.end is None
-
-
-def reentered_ahead(loop: GatedEventLoop, body: Any, after_s: float) -> Scheduler:
-    """A body whose wait "w" was ended ahead, and that is entered again, to begin in so many seconds."""
-    scheduler = started(loop, body, autopilot=False)
-    parked(loop, scheduler)
-    scheduler.settle("w", silently=True)
-    after = Duration()
-    after.FromMicroseconds(round(after_s * 1e6))
-    scheduler.start(after=after)
-    return scheduler
-
-
-def test_a_body_that_is_entered_ahead_begins_at_its_instant(loop: GatedEventLoop) -> None:
-    async def body() -> Any:
-        return await wait("w")
-
-    scheduler = reentered_ahead(loop, body, 0.2)
-    told_at = loop.time()
-    assert output(run_to_end(loop, scheduler)) == "answer to w"
-    assert loop.time() - told_at >= 0.2
-
-
-def test_what_is_settled_before_a_body_is_entered_reaches_it(loop: GatedEventLoop) -> None:
-    async def body() -> Any:
-        return await asyncio.gather(wait("w"), child("a"))
-
-    scheduler = reentered_ahead(loop, body, 0.2)
-    scheduler.settle("a")
-    assert output(run_to_end(loop, scheduler)) == ["answer to w", "answer to a"]
-
-
-def test_a_body_that_is_canceled_before_it_is_entered_is_canceled(loop: GatedEventLoop) -> None:
-    seen: list[str] = []
-
-    async def body() -> Any:
-        await wait("w")
-        await wait("x")
-        seen.append("went on")
-
-    scheduler = reentered_ahead(loop, body, 0.2)
-    told_at = loop.time()
-    cancel(scheduler)
-    assert kind_of(run_to_end(loop, scheduler)) == "canceled"
-    assert loop.time() - told_at >= 0.2
-    assert seen == []
-
-
-def test_a_body_that_is_dropped_before_it_is_entered_never_is(loop: GatedEventLoop) -> None:
-    entries: list[int] = []
-
-    async def body() -> Any:
-        entries.append(1)
-        await wait("w")
-
-    scheduler = reentered_ahead(loop, body, 0.1)
-    scheduler.deliver(drops=[wire.Drop(run_id=RUN_ID, fence=scheduler.fence)])
-    loop.run_until_complete(asyncio.sleep(0.3))
-    assert entries == [1]

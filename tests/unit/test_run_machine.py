@@ -231,14 +231,35 @@ def test_a_woken_body_waits_for_its_own_worker_for_a_while(event: str) -> None:
         (10, {"status": m.CANCELING}, 0),
         (10, {"deadline_at": NOW + 5 * SECOND, "due_at": NOW + 5 * SECOND}, 0),
         (10, {"timer_at": None, "due_at": None}, 0),
+        (10, {"pending": 2}, 0),
     ],
 )
 def test_the_wait_of_a_parked_body_may_be_ended_ahead(seconds: int, changes: dict[str, int], ahead_us: int) -> None:
     end = NOW + seconds * SECOND
-    fields = {"since": NOW, "timer_at": end, "due_at": end, **changes}
+    fields = {"since": NOW, "timer_at": end, "due_at": end, "pending": 1, **changes}
     one = run(fields.pop("status", m.WAITING), **fields)
     assert rules.ahead_us(one, rules.Limits()) == ahead_us
     assert rules.ahead_us(one, rules.Limits(wake_ahead_us=0)) == 0
+
+
+@pytest.mark.parametrize("status", [m.EXECUTING, m.QUEUED])
+@pytest.mark.parametrize("event", [rules.LOSE, rules.RELEASE])
+def test_a_run_that_was_woken_ahead_is_entered_again_when_its_wait_is_over(status: int, event: str) -> None:
+    """Nothing of it was executing, so no recovery is counted."""
+    one = run(status, reason=m.RESUMING, session=b"s" * 16, since=NOW + 50_000, wake_at=NOW + SECOND, recoveries=1)
+    attempt, life = one.attempt, (one.queued_us, one.waiting_us, one.delayed_us, one.backing_off_us)
+    assert rules.apply(one, event, args()) == NOTHING
+    assert (one.status, one.reason, one.session) == (m.DELAYED, m.RECOVERING, None)
+    assert one.wake_at == one.due_at == one.since == NOW + 50_000
+    assert rules.apply(one, rules.DUE, args(now=NOW + 50_000)) == CLAIMABLE
+    assert (one.status, one.attempt, one.recoveries) == (m.QUEUED, attempt, 1)
+    assert (one.queued_us, one.waiting_us, one.delayed_us, one.backing_off_us) == life
+
+
+def test_an_instant_far_ahead_is_a_clock_that_was_set_back() -> None:
+    one = run(m.EXECUTING, session=b"s" * 16, since=NOW + 60 * SECOND)
+    assert rules.apply(one, rules.LOSE, args()) == CLAIMABLE | ATTEMPT_ENDED
+    assert one.recoveries == 1
 
 
 @pytest.mark.parametrize("event", [rules.WAKE, rules.SETTLED])

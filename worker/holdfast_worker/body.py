@@ -1,8 +1,8 @@
 """One execution of a run: a body from Start to its last report.
 
-States: RUNNING, PARKING (a Park is reported, not committed), PARKED, RESUMING (a Resume, or a Start, has come ahead of
-its instant), ENDED (the last report is made), ABANDONED. While parking, parked, resuming or abandoned nothing of the
-body is stepped.
+States: RUNNING, PARKING (a Park is reported, not committed), PARKED, RESUMING (a Resume has come ahead of its instant),
+ENDED (the last report is made), ABANDONED. While parking, parked, resuming or abandoned the gate is closed and nothing
+of the body is stepped.
 
 What a body has made while it ran to rest goes in one report. At rest, in this order: the end of the body; one answer;
 else a report, with Park when every task is blocked on waitpoints.
@@ -191,22 +191,12 @@ class Body(RunScope):
 
     # -- the executor's side
 
-    def begin(self, after: float = 0.0) -> None:
-        """Run the body's first lines, in `after` seconds."""
-        if after > 0:
-            self.state = State.RESUMING
-            self._timers.set("resume", after, self._enter)
-        else:
-            self._enter()
-
-    def _enter(self) -> None:
-        self.state = State.RUNNING
+    def begin(self) -> None:
+        """Run the body's first lines."""
         self.gate.own(self._context)
         self._clock.run()
         self._life = self._task.lifecycle(self._start.payload, self)
         self._main = self._begin(self._run())
-        if self._is_cancel_due:
-            self.cancel()
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self.gate.start(coroutine, self._context.copy())

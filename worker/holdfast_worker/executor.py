@@ -266,7 +266,7 @@ class Executor:
             self._reports.append((Report(run_id=start.run_id, fence=start.fence, number=1, failed=failed), None, None))
             return
         self.bodies[start.run_id] = body
-        body.begin(_seconds(start.after) if start.HasField("after") else 0.0)
+        body.begin()
 
     # -- frames that go
 

@@ -47,6 +47,8 @@ def breakdown(row: Any, now: int) -> Breakdown:
     delayed = (row.delayed_us or 0) + (current if is_delayed and not row.fence else 0)
     backing_off = (row.backing_off_us or 0) + (current if is_delayed and row.fence else 0)
     rest = until - row.created_at - queued - waiting - delayed - backing_off
+    # A run that was woken ahead and ended before its wait was over has not waited all of it.
+    waiting = max(0, waiting + min(0, rest))
     return Breakdown(queued, max(0, rest), waiting, delayed, backing_off)
 
 

@@ -496,7 +496,7 @@ class Resume(_message.Message):
     def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., settled: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., continuation: _Optional[bytes] = ..., after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("start_seq", "run_id", "fence", "attempt", "task_id", "payload", "recoveries", "checkpoints", "more_checkpoints", "last_seq", "metadata", "metadata_marks", "parent_run_id", "root_run_id", "batch_id", "tags", "queue", "concurrency_key", "max_attempts", "is_replay", "trace_context", "is_reentry", "max_duration", "idempotency_key", "created_at_us", "continuation", "settled_order", "depth", "version", "after")
+    __slots__ = ("start_seq", "run_id", "fence", "attempt", "task_id", "payload", "recoveries", "checkpoints", "more_checkpoints", "last_seq", "metadata", "metadata_marks", "parent_run_id", "root_run_id", "batch_id", "tags", "queue", "concurrency_key", "max_attempts", "is_replay", "trace_context", "is_reentry", "max_duration", "idempotency_key", "created_at_us", "continuation", "settled_order", "depth", "version")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -533,7 +533,6 @@ class Start(_message.Message):
     SETTLED_ORDER_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    AFTER_FIELD_NUMBER: _ClassVar[int]
     start_seq: int
     run_id: bytes
     fence: int
@@ -563,8 +562,7 @@ class Start(_message.Message):
     settled_order: int
     depth: int
     version: str
-    after: _duration_pb2.Duration
-    def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., attempt: _Optional[int] = ..., task_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., recoveries: _Optional[int] = ..., checkpoints: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., more_checkpoints: _Optional[bool] = ..., last_seq: _Optional[int] = ..., metadata: _Optional[bytes] = ..., metadata_marks: _Optional[_Iterable[_Union[MetadataMark, _Mapping]]] = ..., parent_run_id: _Optional[bytes] = ..., root_run_id: _Optional[bytes] = ..., batch_id: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., max_attempts: _Optional[int] = ..., is_replay: _Optional[bool] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., is_reentry: _Optional[bool] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[_Union[_run_pb2.IdempotencyKey, _Mapping]] = ..., created_at_us: _Optional[int] = ..., continuation: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., depth: _Optional[int] = ..., version: _Optional[str] = ..., after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, start_seq: _Optional[int] = ..., run_id: _Optional[bytes] = ..., fence: _Optional[int] = ..., attempt: _Optional[int] = ..., task_id: _Optional[str] = ..., payload: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., recoveries: _Optional[int] = ..., checkpoints: _Optional[_Iterable[_Union[_run_pb2.Checkpoint, _Mapping]]] = ..., more_checkpoints: _Optional[bool] = ..., last_seq: _Optional[int] = ..., metadata: _Optional[bytes] = ..., metadata_marks: _Optional[_Iterable[_Union[MetadataMark, _Mapping]]] = ..., parent_run_id: _Optional[bytes] = ..., root_run_id: _Optional[bytes] = ..., batch_id: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., concurrency_key: _Optional[str] = ..., max_attempts: _Optional[int] = ..., is_replay: _Optional[bool] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., is_reentry: _Optional[bool] = ..., max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[_Union[_run_pb2.IdempotencyKey, _Mapping]] = ..., created_at_us: _Optional[int] = ..., continuation: _Optional[bytes] = ..., settled_order: _Optional[int] = ..., depth: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class CheckpointPage(_message.Message):
     __slots__ = ("run_id", "fence", "checkpoints", "last")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.databases import Database
@@ -67,6 +68,15 @@ class Bench:
         """Something to print below the table, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    @contextmanager
+    def empty_database(self) -> Iterator[str]:
+        """The URL of a database that the migrations have just made; it goes afterwards."""
+        url = self.database.create()
+        try:
+            yield url
+        finally:
+            self.database.drop(url)
 
     def stage(self, *, url: str | None = None, workers: int = 1, processes: int | None = None) -> Stage:
         """A scheduler and workers that are ready."""

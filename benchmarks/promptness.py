@@ -19,11 +19,8 @@ def latency(bench: Bench) -> None:
             found = stage.carry("latency", count=bench.size(LATENCIES, 100)).found[0]["latencies_s"]
         for percent, aim in ((50, at_most(3)), (95, None), (99, at_most(8))):
             bench.record(f"trigger to result, p{percent}", "ms", percentile(found, percent) * 1e3, aim)
-        url = bench.database.create()
-        try:
+        with bench.empty_database() as url:
             bare = bare_way.latencies(url, bench.size(LATENCIES, 100))
-        finally:
-            bench.database.drop(url)
         for percent in (50, 99):
             bench.record(f"the limit: the way alone, p{percent}", "ms", percentile(bare, percent) * 1e3)
         bench.record("p50 against the limit", "times", percentile(found, 50) / percentile(bare, 50))

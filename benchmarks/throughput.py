@@ -33,11 +33,8 @@ def batches(bench: Bench) -> None:
 
 
 def _limit(bench: Bench, total: int) -> float:
-    url = bench.database.create()
-    try:
+    with bench.empty_database() as url:
         return limit.runs_per_second(url, total)
-    finally:
-        bench.database.drop(url)
 
 
 def _profile(bench: Bench, stage: Stage) -> None:

@@ -158,7 +158,6 @@ def _start(unit: UnitOfWork, run: Run, offers: list[Offer], moves: Moves) -> boo
         return False
     best.slots -= 1
     best.places -= 1
-    unit.queued.pop(run.id, None)
     if run.version != best.version:
         run.version = best.version
         if unit.world.waits(unit.namespace, run):
@@ -178,7 +177,6 @@ def _resume(unit: UnitOfWork, run: Run, sessions: dict[bytes, Offer]) -> bool:
         return False
     assert run.session is not None
     sessions[run.session].slots -= 1
-    unit.queued.pop(run.id, None)
     unit.transition(run, rules.RESUME, session=run.session)
     return True
 

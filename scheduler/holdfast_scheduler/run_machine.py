@@ -133,22 +133,10 @@ def ahead_us(run: Run, limits: Limits) -> int:
     return max(0, min(limits.wake_ahead_us, (run.due_at - run.since) // AHEAD_PART))
 
 
-def is_held(run: Run, a: Args) -> bool:
+def _is_held(run: Run, a: Args) -> bool:
     """Whether the run was woken ahead and its wait is not over: nothing of it executes. Its life counts by the instants
     (`since` lies ahead)."""
     return 0 < run.since - a.now <= a.limits.wake_ahead_us
-
-
-def _enter_again(run: Run, reason: int, a: Args) -> int:
-    """Back to the queue, for any worker; one that was woken ahead only when its wait is over."""
-    if not is_held(run, a):
-        return _queue(run, reason)
-    run.status = m.DELAYED
-    run.reason = m.RECOVERING
-    run.session = None
-    run.wake_at = run.since
-    set_due(run)
-    return NOTHING
 
 
 def _end(run: Run, status: int) -> int:
@@ -167,6 +155,22 @@ def _queue(run: Run, reason: int) -> int:
     run.wake_at = None
     set_due(run)
     return CLAIMABLE
+
+
+def _delay(run: Run, reason: int, until: int) -> None:
+    run.status = m.DELAYED
+    run.reason = reason
+    run.session = None
+    run.wake_at = until
+    set_due(run)
+
+
+def _enter_again(run: Run, reason: int, a: Args) -> int:
+    """Back to the queue, for any worker; one that was woken ahead only when its wait is over."""
+    if not _is_held(run, a):
+        return _queue(run, reason)
+    _delay(run, m.RECOVERING, run.since)
+    return NOTHING
 
 
 def _execute(run: Run, a: Args) -> int:
@@ -231,11 +235,7 @@ def _fail(run: Run, a: Args) -> int:
         delay = retry_delay(
             run.attempt, factor=p.factor, min_us=p.min_us, max_us=p.max_us, randomize=p.randomize, chance=a.chance
         )
-    run.status = m.DELAYED
-    run.reason = m.BACKING_OFF
-    run.session = None
-    run.wake_at = a.now + max(0, delay)
-    set_due(run)
+    _delay(run, m.BACKING_OFF, a.now + max(0, delay))
     return ATTEMPT_ENDED
 
 
@@ -248,7 +248,7 @@ def _release(run: Run, a: Args) -> int:
 
 
 def _lose(run: Run, a: Args) -> int:
-    if is_held(run, a):
+    if _is_held(run, a):
         return _enter_again(run, m.RECOVERING, a)
     run.recoveries += 1
     if run.recoveries > a.policy.max_recoveries:
@@ -256,11 +256,7 @@ def _lose(run: Run, a: Args) -> int:
     delay = recovery_delay(run.recoveries, chance=a.chance)
     if delay == 0:
         return _queue(run, m.RECOVERING) | ATTEMPT_ENDED
-    run.status = m.DELAYED
-    run.reason = m.RECOVERING
-    run.session = None
-    run.wake_at = a.now + delay
-    set_due(run)
+    _delay(run, m.RECOVERING, a.now + delay)
     return ATTEMPT_ENDED
 
 

@@ -387,7 +387,6 @@ class UnitOfWork:
         return effects
 
     def _end(self, run: Run, output: bytes | None, error: bytes | None, session: bytes | None) -> None:
-        self.queued.pop(run.id, None)
         if run.status != m.COMPLETED:
             output = None
             error = _END_ERRORS.get(run.status, error) if run.status != m.TIMED_OUT or error is None else error
@@ -441,21 +440,13 @@ class UnitOfWork:
         run = self.runs.get(checkpoint.run_id)
         if run is None or m.is_final(run.status) or (checkpoint.run_id, checkpoint.seq) in self._settled:
             return
-        run.settled += 1
+        self._take_off(run, checkpoint, status)
         run.pushed = run.settled
-        run.pending -= 1
-        checkpoint.status = status
-        checkpoint.settled_order = run.settled
-        if status != m.SUCCEEDED and run.attempt != checkpoint.attempt:
-            checkpoint.failed_in = run.attempt
         checkpoint.permanent = permanent
         checkpoint.value = value
         checkpoint.error = error
         checkpoint.child_status = child_status
         checkpoint.entries = entries
-        self._settled[run.id, checkpoint.seq] = checkpoint
-        if checkpoint.due_at is not None:
-            self._retime.add(run.id)
         self.changed(run)
         # A parked body that was woken by an earlier commit has more to learn than what is settled here: its answers
         # are then read from the rows when it is resumed.
@@ -476,16 +467,20 @@ class UnitOfWork:
         # In the order of their making: a re-entered body is answered in the order of settlement.
         for checkpoint in sorted(store.load_pending(self.tx, self.namespace, [run.id]), key=lambda one: one.seq):
             if checkpoint.seq in wanted and (run.id, checkpoint.seq) not in self._settled:
-                run.settled += 1
-                run.pending -= 1
-                checkpoint.status = m.ABANDONED
-                checkpoint.settled_order = run.settled
-                if run.attempt != checkpoint.attempt:
-                    checkpoint.failed_in = run.attempt
-                self._settled[run.id, checkpoint.seq] = checkpoint
-                if checkpoint.due_at is not None:
-                    self._retime.add(run.id)
+                self._take_off(run, checkpoint, m.ABANDONED)
         self.changed(run)
+
+    def _take_off(self, run: Run, checkpoint: Checkpoint, status: int) -> None:
+        """A checkpoint is pending no longer: it takes the next place in the order of settlements."""
+        run.settled += 1
+        run.pending -= 1
+        checkpoint.status = status
+        checkpoint.settled_order = run.settled
+        if status != m.SUCCEEDED and run.attempt != checkpoint.attempt:
+            checkpoint.failed_in = run.attempt
+        self._settled[run.id, checkpoint.seq] = checkpoint
+        if checkpoint.due_at is not None:
+            self._retime.add(run.id)
 
     def metadata(self, run: Run, operations: list[MetadataOp]) -> None:
         """Take in the metadata operations of a report. One that is not provisional commits all before it."""

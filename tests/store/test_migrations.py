@@ -27,7 +27,10 @@ def _sqlite_shape(engine: sa.Engine) -> dict[str, list[str]]:
 
 
 def _parts(sql: str) -> list[str]:
-    """What commas separate, but for those in inner parentheses. Columns that a migration has added come last."""
+    """Of a table, what commas separate, but for those in inner parentheses: columns that a migration has added come
+    last. Anything else is one part: the order of an index's columns does mean something."""
+    if not sql.startswith("CREATE TABLE"):
+        return [sql]
     head, _, body = sql.partition("(")
     parts, depth = [""], 0
     for letter in body[: body.rindex(")")]:

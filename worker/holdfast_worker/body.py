@@ -60,6 +60,7 @@ from holdfast_worker import blocked
 from holdfast_worker.calls import Calls, Outgoing, current_step
 from holdfast_worker.clocks import ExecutingTime, Timers
 from holdfast_worker.gate import Gate, GatedEventLoop
+from holdfast_worker.lease import seconds
 from holdfast_worker.metadata import FLUSH_SECONDS, Metadata
 from holdfast_worker.outbox import Outbox
 from holdfast_worker.replay import Branch, Entry, Replay
@@ -186,7 +187,7 @@ class Body(RunScope):
         self._threads: dict[asyncio.Future[Any], int] = {}
         """The threads of the body, and how many durable calls each waits for."""
         self._timers = Timers(self._loop)
-        limit = _seconds(start) if start.HasField("max_duration") else None
+        limit = seconds(start.max_duration) if start.HasField("max_duration") else None
         self._clock = ExecutingTime(self._loop, self._timers, "time", limit, self._run_out_of_time)
 
     # -- the executor's side
@@ -756,10 +757,6 @@ def _nothing() -> None:
 
 def _no_interruption(branch: Branch) -> BaseException | None:
     return None
-
-
-def _seconds(start: Start) -> float:
-    return start.max_duration.ToTimedelta().total_seconds()
 
 
 async def _raise(error: BaseException) -> Checkpoint:

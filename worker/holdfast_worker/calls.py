@@ -21,6 +21,7 @@ from holdfast.v1.run_pb2 import (
     Checkpoint,
 )
 from holdfast.v1.worker_service_pb2 import CheckpointRecord, StepRecord
+from holdfast_worker.lease import seconds
 from holdfast_worker.replay import AnswerOrder, Branch, Entry, Replay
 
 current_step: ContextVar[Branch | None] = ContextVar("holdfast_step", default=None)
@@ -155,7 +156,7 @@ class Calls:
             now = self._loop.time()
             record.asked_at_us = round(now * 1e6)
             if record.wait.HasField("delay"):
-                entry.over_at = now + record.wait.delay.seconds + record.wait.delay.nanos / 1e9
+                entry.over_at = now + seconds(record.wait.delay)
         self.outgoing.records.append((entry, record))
 
     async def _answer(self, entry: Entry, branch: Branch) -> Checkpoint:

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from holdfast import ids, registry
@@ -52,6 +51,7 @@ from holdfast_worker import creation_order, lifeline
 from holdfast_worker import link as links
 from holdfast_worker.body import Body, Sent, State, TaskLike, abandoned_bodies
 from holdfast_worker.gate import GatedEventLoop
+from holdfast_worker.lease import seconds
 from holdfast_worker.report_buffer import HARD_FRAME_BYTES, failure_of_too_large, largest_report
 from holdfast_worker.targets import TargetError, load_targets
 
@@ -154,7 +154,7 @@ class Executor:
     def _take_welcome(self, welcome: Welcome) -> None:
         self.limits.CopyFrom(welcome.limits)
         if welcome.HasField("cancel_grace"):
-            self.cancel_grace_s = welcome.cancel_grace.ToTimedelta().total_seconds()
+            self.cancel_grace_s = seconds(welcome.cancel_grace)
 
     def _take_delivery(self, delivery: Delivery) -> None:
         touched: dict[Body, None] = {}
@@ -206,7 +206,7 @@ class Executor:
     def _take_resume(self, resume: Resume) -> None:
         body = self.bodies.get(resume.run_id)
         settled = self._whole(resume.run_id, resume.fence, resume.settled)
-        after = _seconds(resume.after) if resume.HasField("after") else 0.0
+        after = seconds(resume.after) if resume.HasField("after") else 0.0
         if body is None or not body.resume(resume.fence, settled, after):
             report = Report(run_id=resume.run_id, fence=resume.fence, number=1, released=Released())
             self._reports.append((report, None, None))
@@ -338,10 +338,6 @@ class Executor:
 
     def _is_idle(self) -> bool:
         return not self._arriving and all(body.state is State.PARKED for body in self.bodies.values())
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

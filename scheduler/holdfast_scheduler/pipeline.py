@@ -96,12 +96,15 @@ class Pipeline:
         self._libpq.enter_pipeline_mode()
         self._prepared: dict[_Prepared, bytes] = {}
         self._sent = 0
+        self._synced = 0  # the last statement that the server was asked to answer
         self._awaited: deque[tuple[int, _Prepared | None]] = deque()
         """What results are to come of: a statement by its number, one that is prepared, or the end of what is sent."""
         self._kept: dict[int, pq.abc.PGresult] = {}
         """Results that came before they were asked for."""
+        self._is_behind = False  # whether libpq may have something that it could not send yet
         self._poll = select.poll()
         self._poll.register(self._libpq.socket, select.POLLIN)
+        self._polled = select.POLLIN
         self._loader = Transformer.from_context(connection)
 
     def send(self, sql: str, params: Sequence[Parameter] = (), *, keeps_plan: bool = True) -> int:
@@ -143,8 +146,7 @@ class Pipeline:
     def end(self, last: str) -> str:
         """Send a last statement, and wait until everything that was sent is done. Returns what the server did last."""
         number = self.send(last)
-        self._libpq.pipeline_sync()
-        self._awaited.append((_ENDS, None))
+        self._sync()
         done = ""
         while self._awaited:
             self._take()
@@ -155,8 +157,7 @@ class Pipeline:
 
     def roll_back(self) -> None:
         """Wait for everything that was sent, whatever has become of it, and roll back."""
-        self._libpq.pipeline_sync()
-        self._awaited.append((_ENDS, None))
+        self._sync()
         while self._awaited:
             with contextlib.suppress(errors.Error):
                 self._take()
@@ -165,11 +166,19 @@ class Pipeline:
         self.end("ROLLBACK")
 
     def _result(self, number: int) -> pq.abc.PGresult:
-        if number not in self._kept:
-            self._libpq.send_flush_request()
-            while number not in self._kept:
-                self._take()
+        if number > self._synced:
+            self._sync()
+        while number not in self._kept:
+            self._take()
         return self._kept.pop(number)
+
+    def _sync(self) -> None:
+        # Not a mere request to flush, after which the server would count as active while it waits for us: its limit on
+        # transactions that stand idle would never free the locks of a scheduler that is frozen.
+        self._libpq.pipeline_sync()
+        self._synced = self._sent
+        self._is_behind = True
+        self._awaited.append((_ENDS, None))
 
     def _take(self) -> None:
         number, prepared = self._awaited.popleft()
@@ -177,7 +186,7 @@ class Pipeline:
         if number == _ENDS:
             return
         assert result is not None
-        self._next()  # None, after each result but that of an end
+        self._libpq.get_result()  # None, after each result but that of an end
         if result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED):
             if prepared is not None:
                 self._prepared.pop(prepared, None)
@@ -188,9 +197,13 @@ class Pipeline:
     def _next(self) -> pq.abc.PGresult | None:
         libpq = self._libpq
         while True:
-            is_behind = libpq.flush()
+            if self._is_behind:
+                self._is_behind = bool(libpq.flush())
             if not libpq.is_busy():
                 return libpq.get_result()
-            self._poll.modify(libpq.socket, select.POLLIN | (select.POLLOUT if is_behind else 0))
+            wanted = select.POLLIN | select.POLLOUT if self._is_behind else select.POLLIN
+            if wanted != self._polled:
+                self._polled = wanted
+                self._poll.modify(libpq.socket, wanted)
             self._poll.poll()
             libpq.consume_input()

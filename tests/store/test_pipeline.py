@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from harness.waiting import wait_until
 from holdfast_scheduler import pipeline as p
 from holdfast_scheduler.pipeline import Pipeline, array, plain, scalar
 
@@ -24,7 +26,7 @@ VALUES: dict[str, list[Any]] = {
 
 @pytest.fixture
 def connection(shared_postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(shared_postgres_url) as made:
+    with contextlib.closing(psycopg.connect(shared_postgres_url)) as made:
         yield made
 
 
@@ -108,6 +110,24 @@ def test_prepared_statements_are_bounded(pipeline: Pipeline, monkeypatch: pytest
     pipeline.roll_back()
     for at in range(23):
         assert pipeline.rows(pipeline.send(f"SELECT {at} + $1::int8", [plain(1)])) == [(at + 1,)]
+
+
+def test_who_stands_still_in_a_transaction_is_idle_to_the_server(
+    pipeline: Pipeline, connection: psycopg.Connection[Any], shared_postgres_url: str
+) -> None:
+    """Else the server's limit on idle transactions would not free the locks of a scheduler that is frozen."""
+    pipeline.send("SET idle_in_transaction_session_timeout = '100ms'")
+    pipeline.end("SELECT 1")
+    pid = connection.info.backend_pid
+    pipeline.send("BEGIN")
+    assert pipeline.rows(pipeline.send("SELECT 1")) == [(1,)]
+    with psycopg.connect(shared_postgres_url, autocommit=True) as other:
+        wait_until(
+            lambda: not other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall(),
+            "the server ends the transaction",
+        )
+    with pytest.raises(psycopg.Error):
+        pipeline.end("COMMIT")
 
 
 def test_how_many_rows_changed(pipeline: Pipeline) -> None:

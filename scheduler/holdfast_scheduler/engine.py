@@ -160,8 +160,12 @@ class Engine:
 
     # --- for the services --------------------------------------------------------------------------------------------
 
+    def submit(self, command: Command) -> asyncio.Future[Any]:
+        """Carry out a command; the future has its outcome after the commit. Raises, in it: RequestError."""
+        return self._commits.submit(command)
+
     async def do(self, command: Command) -> Any:
-        """Carry out a command; returns its outcome after the commit. Raises: RequestError."""
+        """The same, awaited."""
         return await self._commits.submit(command)
 
     def send(self, command: Command) -> None:

@@ -1,6 +1,6 @@
 """Triggers that are waiting travel together.
 
-Those of one loop turn, and those that gather while calls are in flight, share a `Trigger` call; each caller gets the
+Those of one loop turn, and those that gather while requests are in flight, share a request; each caller gets the
 outcome of its own item.
 """
 
@@ -11,6 +11,7 @@ from collections import deque
 
 from holdfast.connection import Connection
 from holdfast.errors import HoldfastError
+from holdfast.trigger_stream import TriggerStream
 from holdfast.v1.run_pb2 import TriggerItem, TriggerOutcome
 from holdfast.v1.run_service_pb2 import TriggerRequest, TriggerResponse
 
@@ -26,13 +27,14 @@ class TriggerQueue:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._stream = TriggerStream(connection)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._flush_due = False
 
     def add(self, item: TriggerItem) -> asyncio.Future[TriggerOutcome]:
-        """Send `item` with the next call. The future raises what the whole call raised."""
+        """Send `item` with the next request. The future raises what the whole request raised."""
         future: asyncio.Future[TriggerOutcome] = self._loop.create_future()
         self._waiting.append((item, future))
         if not self._flush_due and len(self._sending) < MAX_IN_FLIGHT:
@@ -41,9 +43,10 @@ class TriggerQueue:
         return future
 
     async def close(self) -> None:
-        """Wait for the calls in flight."""
+        """Wait for the requests in flight."""
         while self._sending:
             await asyncio.wait(self._sending)
+        await self._stream.close()
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -72,11 +75,18 @@ class TriggerQueue:
         return taken
 
     async def _send(self, taken: list[_Waiting]) -> None:
-        request = TriggerRequest(namespace=self._connection.settings.namespace, items=[item for item, _future in taken])
+        items = [item for item, _future in taken]
+        began = self._loop.time()
         try:
-            response: TriggerResponse = await self._connection.call(lambda endpoint: endpoint.runs.Trigger, request)
-            if len(response.outcomes) != len(taken):
-                raise HoldfastError(f"The scheduler answered {len(response.outcomes)} of {len(taken)} items.")
+            outcomes = await self._stream.ask(items)
+            if outcomes is None:
+                request = TriggerRequest(namespace=self._connection.settings.namespace, items=items)
+                response: TriggerResponse = await self._connection.call(
+                    lambda endpoint: endpoint.runs.Trigger, request, since=began
+                )
+                outcomes = response.outcomes
+            if len(outcomes) != len(taken):
+                raise HoldfastError(f"The scheduler answered {len(outcomes)} of {len(taken)} items.")
         except BaseException as error:
             for _item, future in taken:
                 if not future.done():
@@ -84,7 +94,7 @@ class TriggerQueue:
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_item, future), outcome in zip(taken, response.outcomes, strict=True):
+            for (_item, future), outcome in zip(taken, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
 

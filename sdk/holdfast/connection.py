@@ -99,15 +99,17 @@ class Connection:
         """Fresh pauses."""
         return BackOff(len(self.settings.addresses))
 
-    async def call(self, rpc: Callable[[Endpoint], Any], request: Message) -> Any:
+    async def call(self, rpc: Callable[[Endpoint], Any], request: Message, *, since: float | None = None) -> Any:
         """The answer to a unary request, which is repeated, as it is, while no scheduler answers.
+
+        The deadline counts from `since`, an instant of the loop's clock; from now, if that is left out.
 
         Raises: SchedulerUnavailableError after the deadline; RequestError and others for refusals.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self.settings.deadline
+        deadline = (clock() if since is None else since) + self.settings.deadline
         back_off: BackOff | None = None
-        timeout = min(TRY_TIMEOUT, self.settings.deadline)
+        timeout = min(TRY_TIMEOUT, deadline - clock())
         while True:
             endpoint = self.endpoint()
             try:

@@ -56,6 +56,9 @@ class FakeEngine:
     def close(self) -> None:
         self._engine.dispose()
 
+    def submit(self, command: Any) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(self.do(command))
+
     async def do(self, command: Any) -> Any:
         self.commands.append(command)
         if self.answer is not None:

@@ -20,6 +20,8 @@ from holdfast.v1.run_service_pb2 import (
     GetRunRequest,
     GetRunResponse,
     RunResult,
+    StreamTriggersRequest,
+    StreamTriggersResponse,
     TriggerRequest,
     TriggerResponse,
 )
@@ -31,15 +33,23 @@ def accept(item: TriggerItem) -> TriggerOutcome:
 
 
 class ScriptedScheduler(run_service_pb2_grpc.RunServiceServicer):
-    """Serves on a free port between `start` and `stop`."""
+    """Serves on a free port between `start` and `stop`. One that does not stream triggers is like an old one."""
 
-    def __init__(self) -> None:
-        self.requests: list[TriggerRequest] = []
+    def __init__(self, *, streams_triggers: bool = True) -> None:
+        self.streams_triggers = streams_triggers
+        self.trigger_streams = 0
+        """Streams of triggers that were asked for."""
+        self.streamed = 0
+        """Requests that came over them."""
+        self.requests: list[TriggerRequest | StreamTriggersRequest] = []
+        """All that were taken, by stream or call."""
         self.batches: list[BatchTriggerRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.failures: list[grpc.StatusCode] = []
-        """Each fails one Trigger call; taken from the front."""
+        """Each fails one Trigger call; taken from the front. A stream of triggers fails while there are any."""
         self.outcome: Callable[[TriggerItem], TriggerOutcome] = accept
+        self.answers_of_each = 1
+        """Outcomes for each item that comes over a stream."""
         self.gate = asyncio.Event()
         """Trigger answers while it is set."""
         self.gate.set()
@@ -84,6 +94,34 @@ class ScriptedScheduler(run_service_pb2_grpc.RunServiceServicer):
         if self.failures:
             await context.abort(self.failures.pop(0), "scripted")
         return TriggerResponse(outcomes=[self.outcome(item) for item in request.items])
+
+    async def StreamTriggers(
+        self, requests: AsyncIterator[StreamTriggersRequest], context: Any
+    ) -> AsyncIterator[StreamTriggersResponse]:
+        self.trigger_streams += 1
+        if not self.streams_triggers:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not known here")
+        taken: asyncio.Queue[StreamTriggersRequest | None] = asyncio.Queue()
+
+        async def read() -> None:
+            async for request in requests:
+                if not self.failures:
+                    self.streamed += 1
+                    self.requests.append(request)
+                    self.metadata.append(dict(context.invocation_metadata()))
+                taken.put_nowait(request)
+            taken.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (request := await taken.get()) is not None:
+                if self.failures:
+                    await context.abort(self.failures[0], "scripted")
+                await self.gate.wait()
+                outcomes = [self.outcome(item) for item in request.items] * self.answers_of_each
+                yield StreamTriggersResponse(outcomes=outcomes)
+        finally:
+            reader.cancel()
 
     async def BatchTrigger(self, request: BatchTriggerRequest, context: Any) -> BatchTriggerResponse:
         self.batches.append(request)

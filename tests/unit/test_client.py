@@ -38,9 +38,9 @@ async def double(payload: int) -> int:
     return payload * 2
 
 
-@pytest.fixture
-async def scheduler():
-    scripted = ScriptedScheduler()
+@pytest.fixture(params=[True, False], ids=["stream", "calls"])
+async def scheduler(request):
+    scripted = ScriptedScheduler(streams_triggers=request.param)
     await scripted.start()
     yield scripted
     scripted.gate.set()

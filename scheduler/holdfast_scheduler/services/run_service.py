@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from holdfast.v1 import run_service_pb2 as pb
@@ -39,6 +39,7 @@ from holdfast_scheduler.services.keys import key_holder
 from holdfast_scheduler.services.paging import page_token, place_from
 from holdfast_scheduler.services.replaying import replay_of
 from holdfast_scheduler.services.seam import Engine
+from holdfast_scheduler.services.streamed_triggers import Asked, StreamedTriggers
 from holdfast_scheduler.services.watch_runs import RunWatch, wait_run
 from holdfast_scheduler.settings import MICROSECONDS, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from holdfast_scheduler.version import BUILD, VERSION
@@ -61,12 +62,22 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     # --- triggering --------------------------------------------------------------------------------------------------
     async def Trigger(self, request: pb.TriggerRequest, context: Context) -> pb.TriggerResponse:
         """Make runs; a bad item fails alone."""
+        runs, future = self._ask(request)
+        outcomes: Iterator[Handle | ItemFault] = iter(await future if future is not None else ())
+        return pb.TriggerResponse(outcomes=[convert.trigger_outcome(run.error or next(outcomes)) for run in runs])
+
+    async def StreamTriggers(
+        self, request_iterator: AsyncIterator[pb.StreamTriggersRequest], context: Context
+    ) -> AsyncIterator[pb.StreamTriggersResponse]:
+        """Trigger, over one stream."""
+        async for response in StreamedTriggers(self._engine, self._ask).responses(request_iterator):
+            yield response
+
+    def _ask(self, request: pb.TriggerRequest | pb.StreamTriggersRequest) -> Asked:
         namespace = convert.namespace_from(request.namespace, self._limits)
         runs = self._new_runs(request.items, request.ByteSize())
         good = [run for run in runs if run.error is None]
-        answers: Iterable[Handle | ItemFault] = await self._engine.do(TriggerRuns(namespace, good)) if good else ()
-        outcomes = iter(answers)
-        return pb.TriggerResponse(outcomes=[convert.trigger_outcome(run.error or next(outcomes)) for run in runs])
+        return runs, self._engine.submit(TriggerRuns(namespace, good)) if good else None
 
     async def BatchTrigger(self, request: pb.BatchTriggerRequest, context: Context) -> pb.BatchTriggerResponse:
         """Make one batch in one commit; a bad item stands in its place as a failed item."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -34,8 +35,11 @@ class Engine(Protocol):
     def replica_id(self) -> str:
         """Name of this replica."""
 
+    def submit(self, command: Command) -> asyncio.Future[Any]:
+        """Carry out a command of `model`; the future has its outcome after the commit. Raises, in it: RequestError."""
+
     async def do(self, command: Command) -> Any:
-        """Carry out a command of `model`; returns its outcome after the commit. Raises: RequestError."""
+        """The same, awaited."""
 
     async def read(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query of `reads` in a reader's thread."""

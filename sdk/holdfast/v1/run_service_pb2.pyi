@@ -45,6 +45,20 @@ class TriggerResponse(_message.Message):
     outcomes: _containers.RepeatedCompositeFieldContainer[_run_pb2.TriggerOutcome]
     def __init__(self, outcomes: _Optional[_Iterable[_Union[_run_pb2.TriggerOutcome, _Mapping]]] = ...) -> None: ...
 
+class StreamTriggersRequest(_message.Message):
+    __slots__ = ("namespace", "items")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    items: _containers.RepeatedCompositeFieldContainer[_run_pb2.TriggerItem]
+    def __init__(self, namespace: _Optional[str] = ..., items: _Optional[_Iterable[_Union[_run_pb2.TriggerItem, _Mapping]]] = ...) -> None: ...
+
+class StreamTriggersResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[_run_pb2.TriggerOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[_run_pb2.TriggerOutcome, _Mapping]]] = ...) -> None: ...
+
 class BatchTriggerRequest(_message.Message):
     __slots__ = ("namespace", "batch_id", "items", "idempotency_key")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,11 @@ class RunServiceStub:
                 request_serializer=holdfast_dot_v1_dot_run__service__pb2.TriggerRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_run__service__pb2.TriggerResponse.FromString,
                 _registered_method=True)
+        self.StreamTriggers = channel.stream_stream(
+                '/holdfast.v1.RunService/StreamTriggers',
+                request_serializer=holdfast_dot_v1_dot_run__service__pb2.StreamTriggersRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_run__service__pb2.StreamTriggersResponse.FromString,
+                _registered_method=True)
         self.BatchTrigger = channel.unary_unary(
                 '/holdfast.v1.RunService/BatchTrigger',
                 request_serializer=holdfast_dot_v1_dot_run__service__pb2.BatchTriggerRequest.SerializeToString,
@@ -118,6 +123,14 @@ class RunServiceServicer:
 
     def Trigger(self, request, context):
         """Trigger makes runs; it returns when they are durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTriggers(self, request_iterator, context):
+        """StreamTriggers is Trigger for many requests over one call, answered in their order. A request that is refused as a
+        whole ends the stream with its status; what was not answered by then may be asked again, with the same run ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,6 +242,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=holdfast_dot_v1_dot_run__service__pb2.TriggerRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_run__service__pb2.TriggerResponse.SerializeToString,
             ),
+            'StreamTriggers': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamTriggers,
+                    request_deserializer=holdfast_dot_v1_dot_run__service__pb2.StreamTriggersRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_run__service__pb2.StreamTriggersResponse.SerializeToString,
+            ),
             'BatchTrigger': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchTrigger,
                     request_deserializer=holdfast_dot_v1_dot_run__service__pb2.BatchTriggerRequest.FromString,
@@ -328,6 +346,33 @@ class RunService:
             '/holdfast.v1.RunService/Trigger',
             holdfast_dot_v1_dot_run__service__pb2.TriggerRequest.SerializeToString,
             holdfast_dot_v1_dot_run__service__pb2.TriggerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTriggers(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/holdfast.v1.RunService/StreamTriggers',
+            holdfast_dot_v1_dot_run__service__pb2.StreamTriggersRequest.SerializeToString,
+            holdfast_dot_v1_dot_run__service__pb2.StreamTriggersResponse.FromString,
             options,
             channel_credentials,
             insecure,

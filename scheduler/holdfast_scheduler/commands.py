@@ -20,12 +20,13 @@ from holdfast_scheduler import (
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.backlog import Backlog
+from holdfast_scheduler.database import ConflictError
 from holdfast_scheduler.dispatch import Offer, dispatch
 from holdfast_scheduler.errors import not_found_fault
 from holdfast_scheduler.ids import run_text
 from holdfast_scheduler.model import Command, ItemFault, NewRun, Run
 from holdfast_scheduler.triggering import FAILED_PRECONDITION, Trigger, begin_time_to_live
-from holdfast_scheduler.unit_of_work import UnitOfWork, error_bytes, key_hash
+from holdfast_scheduler.unit_of_work import FORESEEN_AT_ONCE, UnitOfWork, World, error_bytes, key_hash
 
 _CALL_TIMED_OUT: Final = error_bytes(
     "TIMED_OUT", "CallTimedOut", "the durable call was not answered within its timeout"
@@ -73,7 +74,9 @@ def _look_up(unit: UnitOfWork, trigger: Trigger, commands: list[Command], offers
                 asked.append((new, None))
                 if new.id_chosen:
                     probe.append(new.id)
-    if offers and _only_triggers(commands):
+    if unit.tx.is_foreseen:
+        probe.clear()  # an id that exists makes the insertion fail
+    elif offers and _only_triggers(commands):
         # Their runs are about to be started: sessions and ids in one round trip. Nothing else that is to be locked
         # before the sessions is locked here, and no command changes what is read of them.
         unit.lock_connections([offer.session for offer in offers])
@@ -105,8 +108,38 @@ def _only_triggers(commands: list[Command]) -> bool:
     return True
 
 
+def can_be_foreseen(commands: list[Command], world: World) -> bool:
+    """Whether all that the commands look up first is likely to be known: they trigger few runs, or report few steps or
+    ends of runs that the last commits wrote. Nothing that is measured from the present instant is among them: that is
+    foreseen, too, and may be a moment behind."""
+    count = 0
+    for command in commands:
+        if type(command) is m.ApplyReports:
+            count += len(command.reports)
+            known = [(command.namespace, report.run_id) in world.foreseen for report in command.reports]
+            if not all(known) or not all(_is_plain_report(report) for report in command.reports):
+                return False
+        elif type(command) is m.TriggerRuns:
+            count += len(command.items)
+            if not _only_triggers([command]) or any(new.delay_us for new in command.items):
+                return False
+        else:
+            return False
+        if count > FORESEEN_AT_ONCE:
+            return False
+    return True
+
+
+def _is_plain_report(report: m.Report) -> bool:
+    return report.event in ("", rules.COMPLETE) and all(record.kind == m.STEP for record in report.records)
+
+
 def _trigger(unit: UnitOfWork, trigger: Trigger, command: m.TriggerRuns, _replica: bytes) -> Any:
-    return [trigger.one(new) for new in command.items]
+    outcomes = [trigger.one(new) for new in command.items]
+    if unit.tx.is_foreseen and any(isinstance(one, ItemFault) for one in outcomes):
+        # Nothing is inserted, so nothing would tell that the run exists already, and nobody has looked.
+        raise ConflictError("an item is refused whose id was not looked up")
+    return outcomes
 
 
 def _trigger_batch(unit: UnitOfWork, trigger: Trigger, command: m.TriggerBatch, _replica: bytes) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from holdfast_scheduler import model as m
 from holdfast_scheduler import schedule_store, store
 from holdfast_scheduler.backlog import Backlog
-from holdfast_scheduler.commands import PostponedEvent, apply_commands
+from holdfast_scheduler.commands import PostponedEvent, apply_commands, can_be_foreseen
 from holdfast_scheduler.database import ConflictError, Database, DataError, LostError
 from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.errors import (
@@ -129,6 +129,7 @@ class CommitLoop:
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
         self._stopping = False
         self._is_hurried = False
+        self._foresees = False  # not before a clock was read, nor after a failure
         self._backlogs: dict[str, Backlog] = {}
         self._expected: set[str] = set()  # namespaces of which a scan is wanted since the last commit began
         self._heard: list[tuple[str, m.Left]] = []  # what other replicas have told since then
@@ -420,7 +421,8 @@ class CommitLoop:
         for command in commands:
             if type(command) is m.ApplyReports and command.arrived_at is not None:
                 command.waited_us = round((began_at - command.arrived_at) * 1e6)
-        tx = self._database.begin(is_hurried=self._is_hurried)
+        foreseen, self._foresees = self._foreseen(commands), False
+        tx = self._database.begin(is_hurried=self._is_hurried, foreseen=foreseen)
         try:
             grouped: dict[str, list[tuple[int, Command]]] = {}
             outcomes: list[Any] = [None] * len(commands)
@@ -477,8 +479,21 @@ class CommitLoop:
         if self._fresh_leases_due or fresh_leases:
             self.steady_since = time.monotonic()
         self._last_now = tx.now
+        self._foresees = True
+        for unit in units:
+            unit.foresee()
         self.meter.statements += tx.statements
-        return _Batch(outcomes, committed, (tx.now, tx.now_read_at))
+        return _Batch(outcomes, committed, None if tx.is_foreseen else (tx.now, tx.now_read_at))
+
+    def _foreseen(self, commands: list[Command]) -> tuple[int, int] | None:
+        """The instant of the next transaction and the state of the queues, if a commit of these commands is likely to
+        need no look at the database before it writes; see docs/decisions/0019."""
+        world = self._world
+        if not (self._database.is_shared and self._is_hurried and self._foresees) or self._fresh_leases_due:
+            return None
+        if world.queue_changes is None or not can_be_foreseen(commands, world):
+            return None
+        return max(self.clock.now(), self._last_now), world.queue_changes
 
     def _is_gap(self, now: int) -> bool:
         return now - self._last_now > GAP * self._world.settings.lease * 1e6

@@ -34,6 +34,8 @@ WRITER: Final = "holdfast-scheduler"
 
 HORIZON_MARGIN_US: Final = 2_000_000
 """A transaction that has begun may be listed so much later."""
+FORESEEN_CLOCK_US: Final = 50_000
+"""A transaction whose instant is foreseen has one that is not ahead of the clock, and at most so much behind it."""
 
 LISTENER: Final = "holdfast-listener"
 """Name, in PostgreSQL, of the connection on which a scheduler hears the others."""
@@ -58,6 +60,21 @@ class LostError(Exception):
     in_doubt = False
 
 
+class Translation:
+    """Translates a driver's errors: `with` it around what the driver does. Not a generator, which would cost more than
+    much of what it surrounds."""
+
+    def __init__(self, translated: Callable[[BaseException], Exception | None]) -> None:
+        self._translated = translated
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None and (translated := self._translated(error)) is not None:
+            raise translated from error
+
+
 class Transaction:
     """One read-write transaction; begins when made, ends with `commit` or `rollback`. For one thread."""
 
@@ -69,6 +86,10 @@ class Transaction:
     """Differs from that of the last transaction when another scheduler has changed queues meanwhile."""
     statements: int = 0
     """Statements sent so far, for the benchmark's table."""
+    is_foreseen: bool = False
+    """Whether `now` and `queue_changes` are not read but foreseen; see `Database.begin`."""
+    is_only_writer: ClassVar[bool] = False
+    """Whether what this scheduler wrote last is what is there."""
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         """Run a query with `?` for each parameter and return all rows."""
@@ -109,6 +130,11 @@ class Transaction:
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         """Run a statement and return how many rows it changed."""
+        raise NotImplementedError
+
+    def expect(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Lock rows by key, and have the transaction fail with ConflictError unless each exists and has these values.
+        Nothing is waited for: it fails at the next fetch, or when it is committed."""
         raise NotImplementedError
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
@@ -170,9 +196,13 @@ class Database:
             return PostgresDatabase(parsed)
         raise DatabaseUrlError(f"{kind!r} is not a database that Holdfast uses; use sqlite:/// or postgresql://")
 
-    def begin(self, *, is_hurried: bool = False) -> Transaction:
+    def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
         """Begin a transaction on the writing connection; one that is hurried soon gives up waiting for a lock of
-        another scheduler, with ConflictError. Raises: LostError."""
+        another scheduler, with ConflictError. Raises: LostError.
+
+        Where `is_shared`, `now` and `queue_changes` may be foreseen, which saves a round trip: the transaction fails
+        with ConflictError if they are wrong.
+        """
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -200,7 +230,7 @@ CLOCK_NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::in
 """PostgreSQL's clock."""
 _HORIZON: Final = (
     "SELECT least((extract(epoch FROM clock_timestamp()) * 1000000)::int8 - :margin,"
-    " (SELECT (extract(epoch FROM min(xact_start)) * 1000000)::int8 FROM pg_stat_activity"
+    f" (SELECT (extract(epoch FROM min(xact_start)) * 1000000)::int8 - {FORESEEN_CLOCK_US} FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name = :name AND xact_start IS NOT NULL))"
 )
 
@@ -213,8 +243,9 @@ def commit_horizon(connection: sa.Connection) -> int | None:
     """An instant such that whatever becomes visible to this reader from now on has a later one; None where commits
     become visible in the order of their instants, as with one writer.
 
-    A transaction's instant is that of its begin, and another one may begin later and commit first. All schedulers of a
-    database use one role: PostgreSQL shows the transactions of others to nobody else.
+    A transaction's instant is that of its begin, or a moment before that if it was foreseen, and another one may begin
+    later and commit first. All schedulers of a database use one role: PostgreSQL shows the transactions of others to
+    nobody else.
     """
     if connection.dialect.name == "sqlite":
         return None
@@ -235,17 +266,19 @@ def clock_of(connection: sa.Connection) -> int:
 class SqliteTransaction(Transaction):
     """`executemany` is the bulk statement here: the library is in-process, a round trip costs nothing."""
 
+    is_only_writer = True
+
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         self.now = now
         self.now_read_at = time.monotonic_ns() // 1000
         self._connection = connection
         self._cursor = connection.cursor()
-        with _sqlite_errors():
+        with _SQLITE_ERRORS:
             self._cursor.execute("BEGIN IMMEDIATE")
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         self.statements += 1
-        with _sqlite_errors():
+        with _SQLITE_ERRORS:
             return self._cursor.execute(sql, params).fetchall()
 
     def fetch_in(
@@ -261,7 +294,7 @@ class SqliteTransaction(Transaction):
             size = 1 << (len(chunk) - 1).bit_length()
             chunk += [chunk[-1]] * (size - len(chunk))
             self.statements += 1
-            with _sqlite_errors():
+            with _SQLITE_ERRORS:
                 rows += self._cursor.execute(sql.replace("{in}", f"IN ({_comma(size)})"), (*params, *chunk)).fetchall()
         return rows
 
@@ -285,7 +318,7 @@ class SqliteTransaction(Transaction):
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
         self.statements += 1
-        with _sqlite_errors():
+        with _SQLITE_ERRORS:
             return self._cursor.execute(sql, params).rowcount
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
@@ -318,12 +351,12 @@ class SqliteTransaction(Transaction):
         literals = tuple([_literal(column) for column in given])
         bound = [_bindable(column) for column, literal in zip(given, literals, strict=True) if not literal]
         self.statements += 1
-        with _sqlite_errors():
+        with _SQLITE_ERRORS:
             text = make(table.name, key, columns, literals, *more)
             self._cursor.executemany(text, zip(*bound, strict=True))
 
     def commit(self) -> None:
-        with _sqlite_errors():
+        with _SQLITE_ERRORS:
             self._connection.commit()
 
     def rollback(self) -> None:
@@ -394,16 +427,17 @@ def upsert(table: str, key: tuple[str, ...], columns: tuple[str, ...], source: s
     return f"INSERT INTO {table} ({', '.join(key + columns)}) {source} ON CONFLICT ({', '.join(key)}) DO {what}"
 
 
-@contextlib.contextmanager
-def _sqlite_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise (ConflictError if "UNIQUE" in str(error) else DataError)(str(error)) from error
-    except (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError) as error:
-        raise DataError(str(error)) from error
-    except sqlite3.Error as error:  # disk full, I/O error, locked by a stranger
-        raise LostError(str(error)) from error
+def _of_sqlite(error: BaseException) -> Exception | None:
+    if isinstance(error, sqlite3.IntegrityError):
+        return (ConflictError if "UNIQUE" in str(error) else DataError)(str(error))
+    if isinstance(error, (sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError)):
+        return DataError(str(error))
+    if isinstance(error, sqlite3.Error):  # disk full, I/O error, locked by a stranger
+        return LostError(str(error))
+    return None
+
+
+_SQLITE_ERRORS: Final = Translation(_of_sqlite)
 
 
 class SqliteDatabase(Database):
@@ -446,8 +480,8 @@ class SqliteDatabase(Database):
         self._last_now = 0
         self._last_moment = 0  # of the monotonic clock
 
-    def begin(self, *, is_hurried: bool = False) -> Transaction:
-        with _sqlite_errors():
+    def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
+        with _SQLITE_ERRORS:
             if self._writer is None:
                 self._writer = sqlite3.connect(
                     self.path, check_same_thread=False, isolation_level=None, timeout=5, cached_statements=1024

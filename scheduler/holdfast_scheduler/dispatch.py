@@ -134,7 +134,7 @@ def _still_here(unit: UnitOfWork, offers: list[Offer]) -> list[Offer]:
     """
     if not offers:
         return offers
-    numbers = unit.connections([offer.session for offer in offers])
+    numbers = unit.connections({offer.session: offer.connection_no for offer in offers})
     return [offer for offer in offers if numbers.get(offer.session) == offer.connection_no]
 
 

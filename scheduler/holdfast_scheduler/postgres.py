@@ -9,7 +9,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from psycopg import errors
 
 from holdfast_scheduler.database import (
     CLOCK_NOW,
+    FORESEEN_CLOCK_US,
     LISTENER,
     READERS,
     WRITER,
@@ -29,6 +30,7 @@ from holdfast_scheduler.database import (
     LostError,
     Row,
     Transaction,
+    Translation,
     upsert,
 )
 from holdfast_scheduler.pipeline import Parameter, Pipeline, array, kind_of, plain, scalar
@@ -48,7 +50,13 @@ def _kind(column: sa.Column[Any]) -> str:
     return _KINDS[type(column.type)]
 
 
-_CLOCK: Final = f"{CLOCK_NOW}, (SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
+_QUEUE_CHANGES: Final = "(SELECT coalesce(sum(number), 0)::int8 FROM queue_changes)"
+_CLOCK: Final = f"{CLOCK_NOW}, {_QUEUE_CHANGES}"
+_CLOCK_GUARD: Final = (
+    f"SELECT 1 / (ago BETWEEN 0 AND {FORESEEN_CLOCK_US} AND {_QUEUE_CHANGES} = $2)::int4"
+    f" FROM (SELECT ({CLOCK_NOW}) - $1::int8 AS ago) AS clock"
+)
+"""Fails with a division by zero, which no other statement can, when what was foreseen is wrong."""
 
 
 class PostgresTransaction(Transaction):
@@ -58,13 +66,16 @@ class PostgresTransaction(Transaction):
     the first load are one round trip, and all writes and COMMIT are another; an error of a write appears there.
     """
 
-    def __init__(self, database: PostgresDatabase, pipeline: Pipeline) -> None:
+    def __init__(self, database: PostgresDatabase, pipeline: Pipeline, foreseen: tuple[int, int] | None = None) -> None:
         self._database = database
         self._pipeline = pipeline
-        self._now = 0
-        self._queue_changes = 0
-        with database.errors():
+        self._now, self._queue_changes = foreseen or (0, 0)
+        with database.errors:
             pipeline.send("BEGIN")
+            if foreseen is not None:
+                self.is_foreseen = True
+                self._send(_CLOCK_GUARD, [plain(one) for one in foreseen])
+                return
             # `clock_timestamp` because a transaction that waited for a lock must not see an instant before what it
             # waited for.
             self._clock = self._send(_CLOCK)
@@ -83,7 +94,7 @@ class PostgresTransaction(Transaction):
 
     def _read_clock(self) -> None:
         if not self._now:
-            with self._database.errors():
+            with self._database.errors:
                 ((self._now, self._queue_changes),) = self._pipeline.rows(self._clock)
             self.now_read_at = time.monotonic_ns() // 1000
 
@@ -92,12 +103,12 @@ class PostgresTransaction(Transaction):
         return self._pipeline.send(sql, params, keeps_plan=keeps_plan)
 
     def _rows(self, number: int) -> list[Row]:
-        with self._database.errors():
+        with self._database.errors:
             self._read_clock()
             return self._pipeline.rows(number)
 
     def fetch(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        with self._database.errors():
+        with self._database.errors:
             number = self._send(_dollars(sql), [plain(one) for one in params])
         return self._rows(number)
 
@@ -115,7 +126,7 @@ class PostgresTransaction(Transaction):
         text = _dollars(sql.replace("{in}", "= ANY(?)"))
         if lock:
             text += f" ORDER BY {lock}{f' LIMIT {int(most)}' if most else ''} FOR UPDATE"
-        with self._database.errors():
+        with self._database.errors:
             return self._send(text, [*[plain(one) for one in params], array(kind_of(values[0]), values)])
 
     def claim_in(self, sql: str, values: Sequence[Any], params: Sequence[Any], limit: int) -> list[Row]:
@@ -124,7 +135,7 @@ class PostgresTransaction(Transaction):
     def claim_each(self, sql: str, given: Given, groups: Sequence[Row], params: Sequence[Any] = ()) -> list[Row]:
         if not groups:
             return []
-        with self._database.errors():
+        with self._database.errors:
             columns = zip(given, zip(*groups, strict=True), strict=True)
             arrays = [array(_KINDS[kind], values) for (_, kind), values in columns]
             number = self._send(_pg_each(sql, given), [*arrays, *[plain(one) for one in params]])
@@ -134,8 +145,11 @@ class PostgresTransaction(Transaction):
         return self.fetch(_pg_leap(sql, given), (*first, *params, limit + 1))[1:]
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        with self._database.errors():
+        with self._database.errors:
             return self._pipeline.changed(self._send(_dollars(sql), [plain(one) for one in params]))
+
+    def expect(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        self._bulk(_pg_expect, table, key + columns, rows, (key, len(rows)))
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
         self._bulk(_pg_insert, table, columns, rows, skip)
@@ -160,7 +174,7 @@ class PostgresTransaction(Transaction):
         single = [len(rows) == 1 or column.count(column[0]) == len(column) for column in found]
         if len(rows) > 1 and all(single):  # one array has to say how many rows there are
             single[0] = False
-        with self._database.errors():
+        with self._database.errors:
             params = [
                 scalar(kind, column[0]) if is_single else array(kind, column)
                 for kind, column, is_single in zip(_kinds(table, columns), found, single, strict=True)
@@ -172,7 +186,7 @@ class PostgresTransaction(Transaction):
 
     def commit(self) -> None:
         self._read_clock()  # for whoever asks after the commit
-        with self._database.errors():
+        with self._database.errors:
             done = self._pipeline.end("COMMIT")
             if done != "COMMIT":
                 raise errors.InternalError(f"COMMIT was answered with {done}")
@@ -248,6 +262,19 @@ def _pg_delete(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     return f"DELETE FROM {table.name} AS t{source.replace(' FROM', ' USING', 1)} WHERE {found}"
 
 
+@lru_cache
+def _pg_expect(
+    table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ...], more: tuple[tuple[str, ...], int]
+) -> str:
+    key, count = more
+    values, source = _pg_source(table, single, columns)
+    # IS NOT DISTINCT FROM finds no index.
+    same = [f"t.{name} {'=' if name in key else 'IS NOT DISTINCT FROM'} {value}" for name, value in values.items()]
+    order = ", ".join(f"t.{name}" for name in key)
+    rows = f"SELECT 1 FROM {table.name} AS t{source.replace(' FROM', ',', 1)} WHERE {' AND '.join(same)}"
+    return f"SELECT 1 / (count(*) = {count})::int4 FROM ({rows} ORDER BY {order} FOR UPDATE OF t) AS found"
+
+
 _JOINS: Final = (_pg_update, _pg_delete)
 
 
@@ -259,6 +286,13 @@ def _pg_upsert(table: sa.Table, single: tuple[bool, ...], columns: tuple[str, ..
     return upsert(table.name, key, tuple(name for name in columns if name not in key), select)
 
 
+_CONFLICTS: Final = (
+    errors.UniqueViolation,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.LockNotAvailable,
+    errors.DivisionByZero,  # what was foreseen is wrong
+)
 PATIENT_LOCK: Final = "10s"
 HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
@@ -274,6 +308,7 @@ class PostgresDatabase(Database):
         self._url = url.set(drivername="postgresql+psycopg")
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         super().__init__(sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url))
+        self.errors: Final = Translation(self._of_driver)
         self._writer: Any = None
         self._pipeline: Pipeline | None = None
         self._notifier: Any = None
@@ -281,8 +316,8 @@ class PostgresDatabase(Database):
         self._listener: threading.Thread | None = None
         self._is_hurried = False
 
-    def begin(self, *, is_hurried: bool = False) -> Transaction:
-        with self.errors():
+    def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
+        with self.errors:
             if self._pipeline is None:
                 self._writer = self.connect()
                 self._pipeline = Pipeline(self._writer)
@@ -290,7 +325,7 @@ class PostgresDatabase(Database):
             if self._is_hurried != is_hurried:
                 self._pipeline.end(f"SET lock_timeout = '{HURRIED_LOCK if is_hurried else PATIENT_LOCK}'")
                 self._is_hurried = is_hurried
-            return PostgresTransaction(self, self._pipeline)
+            return PostgresTransaction(self, self._pipeline, foreseen)
 
     def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
         """A connection of the driver's own, with the settings that writing needs."""
@@ -307,29 +342,22 @@ class PostgresDatabase(Database):
             options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
         )
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Translate the driver's errors into what the commit loop does about them."""
-        try:
-            yield
-        except (
-            errors.UniqueViolation,
-            errors.DeadlockDetected,
-            errors.SerializationFailure,
-            errors.LockNotAvailable,
-        ) as error:
-            raise ConflictError(str(error)) from error
-        except (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement) as error:
+    def _of_driver(self, error: BaseException) -> Exception | None:
+        """What the commit loop does about an error of the driver."""
+        if isinstance(error, _CONFLICTS):
+            return ConflictError(str(error))
+        if isinstance(error, (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)):
             # What is prepared is not what we believe: only a new connection brings both ends together.
             self.drop_writer()
-            raise LostError(str(error)) from error
-        except (errors.DataError, errors.IntegrityError, errors.ProgrammingError) as error:
-            raise DataError(str(error)) from error
-        except (struct.error, UnicodeEncodeError) as error:  # a number or a text that no column can have
-            raise DataError(str(error)) from error
-        except (errors.Error, OSError) as error:
+            return LostError(str(error))
+        if isinstance(error, (errors.DataError, errors.IntegrityError, errors.ProgrammingError)):
+            return DataError(str(error))
+        if isinstance(error, (struct.error, UnicodeEncodeError)):  # a number or a text that no column can have
+            return DataError(str(error))
+        if isinstance(error, (errors.Error, OSError)):
             self.drop_writer()
-            raise LostError(str(error)) from error
+            return LostError(str(error))
+        return None
 
     def roll_back(self, pipeline: Pipeline) -> None:
         """Forget a transaction; a connection that cannot do that is closed."""

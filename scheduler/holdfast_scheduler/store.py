@@ -2,7 +2,8 @@
 
 Lock order (PostgreSQL; SQLite has one writer): keys, then tokens and batches, then runs by id with parents and waiters
 included, then schedules by id, then queues by name, then claims with SKIP LOCKED. Whatever a decision depends on is
-read in a statement issued after its lock was granted. Where the order cannot be kept (a waiter that is only found
+read in a statement issued after its lock was granted, or believed and compared under its lock (`expect_runs`,
+`expect_connections`), without which nothing is committed. Where the order cannot be kept (a waiter that is only found
 later) the database reports a deadlock and the commit loop tries the whole batch again; nothing was answered yet.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 import sqlalchemy as sa
@@ -108,6 +110,15 @@ def load_runs(tx: Transaction, namespace: str, ids: Sequence[bytes]) -> list[Run
     return [Run(*row) for row in tx.fetch_in(sql, sorted(ids), (namespace,), lock="id")]
 
 
+row_of: Final = attrgetter(*RUN_COLUMNS)
+"""A run as the row that it is loaded from."""
+
+
+def expect_runs(tx: Transaction, namespace: str, rows: Sequence[Row]) -> None:
+    """Lock runs and have the commit fail unless these are their rows."""
+    tx.expect(schema.runs, _RUN_KEY, RUN_COLUMNS[1:], [(namespace, *row) for row in rows])
+
+
 def load_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Run]:
     """Lock and load the open runs that a session executes or holds parked."""
     sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND session {{in}}"
@@ -189,50 +200,7 @@ def overdue(tx: Transaction, before: int, limit: int) -> list[Row]:
 
 def insert_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
     """Insert hot rows."""
-    tx.insert(
-        schema.runs,
-        _RUN_INSERT,
-        [
-            (
-                namespace,
-                r.id,
-                r.task,
-                r.version,
-                r.queue,
-                r.lane,
-                r.order_at,
-                r.status,
-                r.reason,
-                r.attempt,
-                r.max_attempts,
-                r.recoveries,
-                r.fence,
-                r.last_report,
-                r.settled,
-                r.pushed,
-                r.seen,
-                r.last_seq,
-                r.session,
-                r.pending,
-                r.wake_at,
-                r.timer_at,
-                r.deadline_at,
-                r.due_at,
-                r.started_at,
-                r.parent,
-                r.on_parent_end,
-                r.awaited,
-                r.since,
-                r.queued_us,
-                r.waiting_us,
-                r.delayed_us,
-                r.backing_off_us,
-                r.pinned,
-                r.attempt_base,
-            )
-            for r in runs
-        ],
-    )
+    tx.insert(schema.runs, _RUN_INSERT, [(namespace, *row_of(run)) for run in runs])
 
 
 def update_runs(tx: Transaction, namespace: str, runs: Iterable[Run]) -> None:
@@ -646,6 +614,12 @@ def lock_connections(tx: Transaction, namespace: str, sessions: Sequence[bytes])
     """Lock sessions; (id, number of the newest connection) of each that exists can be had later."""
     sql = "SELECT id, connection_no FROM sessions WHERE namespace = ? AND id {in}"
     return tx.fetch_ahead(sql, sessions, (namespace,), lock="id")
+
+
+def expect_connections(tx: Transaction, namespace: str, numbers: Mapping[bytes, int]) -> None:
+    """Lock sessions and have the commit fail unless these are the numbers of their newest connections."""
+    rows = [(namespace, session, number) for session, number in sorted(numbers.items())]
+    tx.expect(schema.sessions, ("namespace", "id"), ("connection_no",), rows)
 
 
 def upsert_session(tx: Transaction, row: Row) -> None:

@@ -61,7 +61,7 @@ class SimDatabase(SqliteDatabase):
         self.breaks_at_commit: Callable[[], bool | None] = lambda: None
         """None: it does not; else whether the commit was done before the connection broke."""
 
-    def begin(self, *, is_hurried: bool = False) -> Transaction:
+    def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
         if self.is_away():
             raise LostError("the database is away")
         if self._writer is None:

@@ -300,7 +300,7 @@ def test_an_event_that_another_replica_is_taking_up_is_not_taken_again(two: tupl
 def test_what_another_replica_causes_is_tried_again(two: tuple[Driver, Driver], name: str) -> None:
     database = two[0].database
     assert isinstance(database, PostgresDatabase)
-    with pytest.raises(ConflictError), database.errors():
+    with pytest.raises(ConflictError), database.errors:
         raise getattr(psycopg.errors, name)("in the way")
 
 

@@ -350,7 +350,7 @@ class CommitLoop:
         failure: Exception
         for attempt in range(CONFLICT_TRIES):
             try:
-                return self._once(commands, {ns: [replace(one) for one in group] for ns, group in offers.items()})
+                return self._once(commands, {ns: [one.copy() for one in group] for ns, group in offers.items()})
             except ConflictError as error:
                 if self._is_hurried:
                     raise

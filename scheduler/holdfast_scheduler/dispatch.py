@@ -44,6 +44,12 @@ class Offer:
     slots: int
     places: int
 
+    def copy(self) -> Offer:
+        """One more, to be used up by one more try."""
+        return Offer(
+            self.session, self.namespace, self.connection_no, self.tasks, self.version, self.slots, self.places
+        )
+
 
 def dispatch(unit: UnitOfWork, offers: list[Offer], backlog: Backlog) -> None:
     """Start and resume what can be; `unit.left` says what could not. `offers` has all connected sessions, also those

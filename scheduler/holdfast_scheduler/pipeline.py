@@ -13,7 +13,7 @@ import contextlib
 import select
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from typing import Any, Final
 
@@ -58,6 +58,15 @@ def scalar(kind: str, value: Any) -> Parameter:
     if kind == "bytea":
         return SCALARS[kind], value
     return SCALARS[kind], value.encode() if kind == "text" else _ONE[kind](value)
+
+
+def encoder(kind: str) -> tuple[int, Callable[[Any], bytes]]:
+    """The number of a type, and what makes its binary form of a value other than None."""
+    return SCALARS[kind], _same if kind == "bytea" else str.encode if kind == "text" else _ONE[kind]
+
+
+def _same(value: bytes) -> bytes:
+    return value
 
 
 def plain(value: Any) -> Parameter:
@@ -112,9 +121,15 @@ class Pipeline:
 
         One that keeps its plan is prepared the first time; the other is planned each time for the values at hand.
         """
-        types = tuple([one[0] for one in params])
-        values = [one[1] for one in params]
-        formats = [pq.Format.BINARY] * len(params)
+        return self.send_values(
+            sql, tuple([one[0] for one in params]), [one[1] for one in params], keeps_plan=keeps_plan
+        )
+
+    def send_values(
+        self, sql: str, types: tuple[int, ...], values: Sequence[bytes | None], *, keeps_plan: bool = True
+    ) -> int:
+        """The same, with the types of the parameters apart from their values."""
+        formats = [pq.Format.BINARY] * len(types)
         if keeps_plan:
             name = self._prepared.get((sql, types)) or self._prepare(sql, types)
             self._libpq.send_query_prepared(name, values, formats, pq.Format.BINARY)

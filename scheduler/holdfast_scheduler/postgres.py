@@ -33,7 +33,7 @@ from holdfast_scheduler.database import (
     Translation,
     upsert,
 )
-from holdfast_scheduler.pipeline import Parameter, Pipeline, array, kind_of, plain, scalar
+from holdfast_scheduler.pipeline import Parameter, Pipeline, array, encoder, kind_of, plain, scalar
 
 _KINDS: Final = {
     sa.LargeBinary: "bytea",
@@ -170,9 +170,18 @@ class PostgresTransaction(Transaction):
         arrays and taking them apart is what bulk statements spend their time on."""
         if not rows:
             return
+        if len(rows) == 1:
+            types, encoders, throughout = _encoders(table, columns)
+            with self._database.errors:
+                values = [
+                    None if value is None else encode(value) for encode, value in zip(encoders, rows[0], strict=True)
+                ]
+                self.statements += 1
+                self._pipeline.send_values(make(table, throughout, columns, more), types, values)
+            return
         found = list(zip(*rows, strict=True))
-        single = [len(rows) == 1 or column.count(column[0]) == len(column) for column in found]
-        if len(rows) > 1 and all(single):  # one array has to say how many rows there are
+        single = [column.count(column[0]) == len(column) for column in found]
+        if all(single):  # one array has to say how many rows there are
             single[0] = False
         with self._database.errors:
             params = [
@@ -181,8 +190,7 @@ class PostgresTransaction(Transaction):
             ]
             # A plan of a join that is kept was made when the table was small, and may then read all of it in every
             # commit, until its statistics are gathered. One that is made anew knows how many rows the arrays have.
-            keeps_plan = make not in _JOINS or len(rows) == 1
-            self._send(make(table, tuple(single), columns, more), params, keeps_plan=keeps_plan)
+            self._send(make(table, tuple(single), columns, more), params, keeps_plan=make not in _JOINS)
 
     def commit(self) -> None:
         self._read_clock()  # for whoever asks after the commit
@@ -204,6 +212,15 @@ def _dollars(sql: str) -> str:
 @lru_cache
 def _kinds(table: sa.Table, columns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(_kind(table.c[name]) for name in columns)
+
+
+@lru_cache
+def _encoders(
+    table: sa.Table, columns: tuple[str, ...]
+) -> tuple[tuple[int, ...], list[Callable[[Any], bytes]], tuple[bool, ...]]:
+    """For a single row: types, encoders, and that every column has one value."""
+    found = [encoder(kind) for kind in _kinds(table, columns)]
+    return tuple([one[0] for one in found]), [one[1] for one in found], (True,) * len(columns)
 
 
 def _of_given(sql: str, given: Given) -> str:

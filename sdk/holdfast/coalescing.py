@@ -43,7 +43,8 @@ class TriggerQueue:
         return future
 
     async def close(self) -> None:
-        """Wait for the requests in flight."""
+        """Wait for the requests in flight, and for what this turn has added."""
+        self._flush()
         while self._sending:
             await asyncio.wait(self._sending)
         await self._stream.close()

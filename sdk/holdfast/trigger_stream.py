@@ -29,6 +29,7 @@ class TriggerStream:
         self._loop = asyncio.get_running_loop()
         self._without: set[str] = set()  # addresses of schedulers that are too old to have it
         self._call: Any = None
+        self._endpoint: Endpoint | None = None
         self._reader: asyncio.Task[None] | None = None
         self._asked: deque[asyncio.Future[_Answer]] = deque()
         self._writing = asyncio.Lock()
@@ -36,23 +37,15 @@ class TriggerStream:
     async def ask(self, items: Sequence[TriggerItem]) -> _Answer:
         """The outcomes of the items, or None when the stream broke, or is silent for `TRY_TIMEOUT` seconds or half of
         the deadline."""
-        endpoint = self._connection.endpoint()
-        if endpoint.address in self._without:
-            return None
         request = StreamTriggersRequest(namespace=self._connection.settings.namespace, items=items)
         answer: asyncio.Future[_Answer] = self._loop.create_future()
-        async with self._writing:  # gRPC takes one message at a time, and answers come in the order of the requests
-            call = self._call if self._call is not None else self._open(endpoint)
-            self._asked.append(answer)
-            try:
-                await call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return None  # the reader meets the same break
-        silence = self._loop.call_later(min(TRY_TIMEOUT, self._connection.settings.deadline / 2), call.cancel)
         try:
-            return await answer
-        finally:
-            silence.cancel()
+            # The write too: it waits for a scheduler that has stopped reading, and for those before it.
+            async with asyncio.timeout(min(TRY_TIMEOUT, self._connection.settings.deadline / 2)):
+                return await answer if await self._write(request, answer) else None
+        except TimeoutError:
+            self._give_up()
+            return None
 
     async def close(self) -> None:
         """End the stream; what is not answered never will be."""
@@ -60,10 +53,36 @@ class TriggerStream:
             self._reader.cancel()
             await asyncio.wait([self._reader])
 
+    async def _write(self, request: StreamTriggersRequest, answer: asyncio.Future[_Answer]) -> bool:
+        """Whether there will be an answer, be it None."""
+        async with self._writing:  # gRPC takes one message at a time, and answers come in the order of the requests
+            endpoint = self._connection.endpoint()
+            if endpoint.address in self._without:
+                return False
+            call = self._call if self._call is not None else self._open(endpoint)
+            self._asked.append(answer)
+            try:
+                await call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                pass  # the reader meets the same break, and answers
+            except asyncio.CancelledError:
+                if _is_canceled():
+                    call.cancel()  # the request may not have gone out: answers would come to others
+                    raise
+                # Only the call was, by another request that has given it up; the reader hears of it too.
+            return True
+
     def _open(self, endpoint: Endpoint) -> Any:
         call = self._call = endpoint.runs.StreamTriggers(metadata=self._connection.metadata)
+        self._endpoint = endpoint
         self._reader = self._loop.create_task(self._read(call, endpoint))
         return call
+
+    def _give_up(self) -> None:
+        """End a stream that is silent; what waits for it, and what comes, asks the next address."""
+        if self._call is not None and self._endpoint is not None:
+            self._call.cancel()
+            self._connection.fail_over(self._endpoint)
 
     async def _read(self, call: Any, endpoint: Endpoint) -> None:
         try:
@@ -86,3 +105,9 @@ class TriggerStream:
         answer = self._asked.popleft()
         if not answer.done():
             answer.set_result(response.outcomes)
+
+
+def _is_canceled() -> bool:
+    """Whether somebody cancels the running task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,12 +9,19 @@ import grpc
 import pytest
 from grpc import aio
 
-from harness.edge import INVALID, Edge, item, refused, rest, serving
+from harness.edge import DEADLINE, INVALID, Edge, item, refused, rest, serving
 from holdfast.v1 import run_service_pb2 as pb
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
+from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast_scheduler import ids, model
+from holdfast_scheduler.database import Database
+from holdfast_scheduler.definitions import task_row
+from holdfast_scheduler.engine import Engine
 from holdfast_scheduler.errors import OverloadedError
+from holdfast_scheduler.migrations import migrate
+from holdfast_scheduler.services.server import Server
 from holdfast_scheduler.services.streamed_triggers import UNANSWERED
+from holdfast_scheduler.settings import Settings
 
 
 def asking(*tasks: str) -> pb.StreamTriggersRequest:
@@ -59,6 +66,18 @@ async def test_requests_are_answered_in_order_as_calls_are(edge: Edge) -> None:
                 assert outcome.error.reason == "TASK_NOT_FOUND"
         again = await edge.runs.Trigger(pb.TriggerRequest(items=request.items))
         assert list(again.outcomes) == list(answer.outcomes)
+
+
+async def test_a_malformed_item_fails_alone_in_its_place(lite: Edge) -> None:
+    good = asking("export", "export")
+    request = pb.StreamTriggersRequest(items=[good.items[0], item("export", run_id="not an id"), good.items[1]])
+    stream = lite.runs.StreamTriggers()
+    await stream.write(request)
+    await stream.done_writing()
+    (answer,) = await rest(stream)
+    assert answer.outcomes[1].error.reason == "INVALID_ARGUMENT"
+    assert [answer.outcomes[place].handle.run_id for place in (0, 2)] == [one.run_id for one in good.items]
+    assert list((await lite.runs.Trigger(pb.TriggerRequest(items=request.items))).outcomes) == list(answer.outcomes)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +167,37 @@ async def test_a_client_that_goes_leaves_nothing_behind(lite: Edge) -> None:
     assert asked[0].cancelled()  # nobody waits for the answer; the command is carried out all the same
 
 
+async def test_the_runs_of_a_client_that_has_gone_are_made(database_url: str) -> None:
+    """The engine begins to commit when the client is no longer there."""
+    migrate(database_url)
+    database = Database.open(database_url)
+    settings = Settings(database_url=database_url, listen="127.0.0.1:0", stop_grace=0.1)
+    engine = Engine(database, settings)
+    server = Server(engine)
+    definition = task_row(TaskDefinition(id="export").SerializeToString(), "1", 0)
+    opened = engine.submit(model.OpenSession("default", ids.new_id(), b"s", "w", "1", [definition]))
+    try:
+        async with aio.insecure_channel(await server.start()) as channel, asyncio.timeout(DEADLINE):
+            runs = RunServiceStub(channel)
+            stream = runs.StreamTriggers()
+            requests = [asking("export", "export") for _ in range(3)]
+            for request in requests:
+                await stream.write(request)
+            await until(lambda: len(engine._commits._queue) == 4)
+            stream.cancel()
+            await until(lambda: not engine.watchers._present)
+            await engine.start()
+            await opened
+            wanted = sorted(one.run_id for request in requests for one in request.items)
+            listed: list[str] = []
+            while listed != wanted:
+                listed = sorted(run.id for run in (await runs.ListRuns(pb.ListRunsRequest())).runs)
+    finally:
+        await server.stop()
+        await engine.stop()
+        database.close()
+
+
 async def test_the_stop_answers_what_was_read_and_waits_for_nobody(sqlite_url: str) -> None:
     async with serving(sqlite_url, stop_grace=3600.0) as edge:
         asked = slow(edge)
@@ -163,6 +213,24 @@ async def test_the_stop_answers_what_was_read_and_waits_for_nobody(sqlite_url: s
         assert len((await busy.read()).outcomes) == 1
         async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
             await busy.read()
+        await stopping
+
+
+async def test_a_client_that_goes_on_asking_does_not_put_off_the_stop(sqlite_url: str) -> None:
+    async with serving(sqlite_url, stop_grace=3600.0) as edge:
+        asked = slow(edge)
+        stream = edge.runs.StreamTriggers()
+        await stream.write(asking("export"))
+        await until(lambda: len(asked) == 1)
+        stopping = asyncio.create_task(edge.server.stop())
+        await until(lambda: edge.engine.watchers.is_stopped)
+        await stream.write(asking("export"))
+        await asyncio.sleep(0.1)
+        asked[0].set_result(handles(edge, 0))
+        assert len((await stream.read()).outcomes) == 1
+        async with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
+            await stream.read()
+        assert len(asked) == 1  # what was not read is for another replica
         await stopping
 
 

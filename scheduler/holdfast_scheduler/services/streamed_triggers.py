@@ -33,6 +33,7 @@ class StreamedTriggers:
         self._asked: deque[Asked] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Semaphore(UNANSWERED)
+        self._reader: asyncio.Task[None] | None = None
         self._is_closed = False  # the client asks nothing more
         self._error: Exception | None = None
 
@@ -41,7 +42,7 @@ class StreamedTriggers:
         if self._engine.watchers.is_stopped:
             raise ShuttingDownError()
         self._engine.watchers.enter(self)
-        reader = asyncio.create_task(self._read(requests))
+        self._reader = asyncio.create_task(self._read(requests))
         try:
             while True:
                 await self._news.wait()
@@ -58,7 +59,7 @@ class StreamedTriggers:
                 if self._is_closed and not self._asked:
                     return
         finally:
-            reader.cancel()
+            self._reader.cancel()
             self._engine.watchers.leave(self)
             for _, future in self._asked:
                 if future is not None:
@@ -85,8 +86,13 @@ class StreamedTriggers:
         return asked[1] is None or asked[1].done()
 
     def stopped(self) -> None:
-        """End the stream when what was read is answered; the client asks another replica."""
+        """End the stream when what was read is answered; the client asks another replica.
+
+        A client that always has requests in flight would otherwise keep it for the whole `stop_grace`.
+        """
         self._error = ShuttingDownError()
+        if self._reader is not None:
+            self._reader.cancel()
         self._news.set()
 
     def ended(self, end: RunEnd) -> None:

@@ -1,7 +1,7 @@
 """The limit of latency: the way of one run with nothing done on it.
 
-The same processes as in a deployment pass bytes over the same kinds of connection: a client triggers by a unary call
-and awaits over a stream; a server commits the rows of a run that executes, passes its id over the worker's stream to a
+The same processes as in a deployment pass bytes over the same kinds of connection: a client triggers over one stream
+and awaits over another; a server commits the rows of a run that executes, passes its id over the worker's stream to a
 supervisor and over a socket to an executor, where a coroutine runs; on the way back the server commits the run's end.
 Each commit is one transaction on the tables and indexes of the migrations, in one round trip to PostgreSQL. No rules,
 no locks, no look at the database, no messages to make or to read.
@@ -101,11 +101,12 @@ class _Server:
         self._commit = commit
         self._to_worker: asyncio.Queue[bytes] = asyncio.Queue()
         self._to_client: asyncio.Queue[bytes] = asyncio.Queue()
+        self._triggered: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def run(self, address: str) -> None:
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        stream = grpc.stream_stream_rpc_method_handler
         handlers = {
-            "Trigger": unary(self._triggered, _same, _same),
+            "Trigger": stream(self._trigger, _same, _same),
             "Work": stream(self._work, _same, _same),
             "Await": stream(self._awaited, _same, _same),
         }
@@ -115,10 +116,16 @@ class _Server:
         await server.start()
         await server.wait_for_termination()
 
-    async def _triggered(self, run_id: bytes, _context: Any) -> bytes:
-        self._commit(0, run_id)
-        self._to_worker.put_nowait(run_id)
-        return run_id
+    async def _trigger(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        async def read() -> None:
+            async for run_id in requests:
+                self._commit(0, run_id)
+                self._to_worker.put_nowait(run_id)
+                self._triggered.put_nowait(run_id)
+
+        reader = asyncio.ensure_future(read())
+        while not reader.done():
+            yield await self._triggered.get()
 
     async def _work(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
         async def read() -> None:
@@ -198,12 +205,13 @@ def _trigger(address: str, count: int, found: Any) -> None:
     async def main() -> None:
         async with grpc.aio.insecure_channel(address) as channel:
             await asyncio.wait_for(channel.channel_ready(), START_S)
-            trigger = channel.unary_unary(f"/{SERVICE}/Trigger", _same, _same)
+            trigger = _stream(channel, "Trigger")
             awaited = _stream(channel, "Await")
             taken = []
             for _ in range(WARM_UP + count):
                 began = time.perf_counter()
-                await awaited.write(await trigger(ids.new_id()))
+                await trigger.write(ids.new_id())
+                await awaited.write(await trigger.read())
                 await awaited.read()
                 taken.append(time.perf_counter() - began)
             found.put(taken[WARM_UP:])

@@ -481,7 +481,7 @@ class CommitLoop:
         self._last_now = tx.now
         self._foresees = True
         for unit in units:
-            unit.foresee()
+            unit.remember()
         self.meter.statements += tx.statements
         return _Batch(outcomes, committed, None if tx.is_foreseen else (tx.now, tx.now_read_at))
 

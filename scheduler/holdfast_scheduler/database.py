@@ -133,8 +133,8 @@ class Transaction:
         raise NotImplementedError
 
     def expect(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        """Lock rows by key, and have the transaction fail with ConflictError unless each exists and has these values.
-        Nothing is waited for: it fails at the next fetch, or when it is committed."""
+        """Lock rows by key, in the order given, and have the transaction fail with ConflictError unless each exists and
+        has these values. Nothing is waited for: it fails at the next fetch, or when it is committed."""
         raise NotImplementedError
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:

@@ -287,9 +287,10 @@ def _pg_expect(
     values, source = _pg_source(table, single, columns)
     # IS NOT DISTINCT FROM finds no index.
     same = [f"t.{name} {'=' if name in key else 'IS NOT DISTINCT FROM'} {value}" for name, value in values.items()]
-    order = ", ".join(f"t.{name}" for name in key)
-    rows = f"SELECT 1 FROM {table.name} AS t{source.replace(' FROM', ',', 1)} WHERE {' AND '.join(same)}"
-    return f"SELECT 1 / (count(*) = {count})::int4 FROM ({rows} ORDER BY {order} FOR UPDATE OF t) AS found"
+    # LATERAL is looked up row by row, whatever the plan that is kept was made for.
+    found = f"(SELECT 1 FROM {table.name} AS t WHERE {' AND '.join(same)} FOR UPDATE) AS found"
+    rows = f"{source.removeprefix(' FROM ')} CROSS JOIN LATERAL {found}" if source else found
+    return f"SELECT 1 / (count(*) = {count})::int4 FROM {rows}"
 
 
 _JOINS: Final = (_pg_update, _pg_delete)

@@ -115,7 +115,7 @@ row_of: Final = attrgetter(*RUN_COLUMNS)
 
 
 def expect_runs(tx: Transaction, namespace: str, rows: Sequence[Row]) -> None:
-    """Lock runs and have the commit fail unless these are their rows."""
+    """Lock runs and have the commit fail unless these are their rows, which are in the order of their ids."""
     tx.expect(schema.runs, _RUN_KEY, RUN_COLUMNS[1:], [(namespace, *row) for row in rows])
 
 

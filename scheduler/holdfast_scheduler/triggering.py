@@ -162,7 +162,6 @@ class Trigger:
         if digest is not None:
             self._take(digest, new, new.id)
         unit.create(run, new)
-        unit.world.lineage[new.id] = Lineage(new.parent, new.root or new.id, new.depth, new.task)
         return Handle(new.id)
 
     def _definition(self, new: NewRun, newest: m.TaskRow) -> m.TaskRow:

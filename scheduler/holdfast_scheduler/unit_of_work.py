@@ -296,8 +296,10 @@ class UnitOfWork:
         ahead, self._connections = self._connections, None
         return dict((ahead or store.lock_connections(self.tx, self.namespace, list(believed)))())
 
-    def foresee(self) -> None:
-        """After the commit: keep what the next ones are likely to begin with."""
+    def remember(self) -> None:
+        """After the commit, and not before: keep what the next ones are likely to begin with."""
+        for run_id, new in self.created.items():
+            self.world.lineage[run_id] = Lineage(new.parent, new.root or run_id, new.depth, new.task)
         if len(self.runs) > FORESEEN_AT_ONCE and not self.tx.is_only_writer:
             return
         kept = self.world.foreseen

@@ -20,6 +20,8 @@ from holdfast.v1.token_service_pb2_grpc import TokenServiceStub
 
 TRY_TIMEOUT = 10.0
 """Seconds after which one try is given up and the request goes to the next address."""
+LEAST_TIMEOUT = 1.0
+"""Seconds for the only try of a request whose deadline has passed before it: the event loop was blocked."""
 FIRST_BACK_OFF = 0.05
 LONGEST_BACK_OFF = 2.0
 MAX_SENT_BYTES = 17 * 1024 * 1024
@@ -109,7 +111,8 @@ class Connection:
         clock = asyncio.get_running_loop().time
         deadline = (clock() if since is None else since) + self.settings.deadline
         back_off: BackOff | None = None
-        timeout = min(TRY_TIMEOUT, deadline - clock())
+        left = deadline - clock()
+        timeout = min(TRY_TIMEOUT, left if left > 0 else LEAST_TIMEOUT)
         while True:
             endpoint = self.endpoint()
             try:

@@ -14,6 +14,12 @@ from holdfast.connection import TRY_TIMEOUT, Connection, Endpoint
 from holdfast.v1.run_pb2 import TriggerItem, TriggerOutcome
 from holdfast.v1.run_service_pb2 import StreamTriggersRequest, StreamTriggersResponse
 
+CALLS_FIRST = 1
+"""Requests that go as calls before the stream is opened: an event loop that makes one trigger and ends has nothing of a
+stream, and gRPC complains of those that a closed loop has left open."""
+LAST_TURNS = 5
+"""Turns of the event loop in which an answer may still be found that has come while the loop was blocked."""
+
 _Answer = Sequence[TriggerOutcome] | None
 
 
@@ -28,6 +34,7 @@ class TriggerStream:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._without: set[str] = set()  # addresses of schedulers that are too old to have it
+        self._calls_left = CALLS_FIRST
         self._call: Any = None
         self._endpoint: Endpoint | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -37,13 +44,20 @@ class TriggerStream:
     async def ask(self, items: Sequence[TriggerItem]) -> _Answer:
         """The outcomes of the items, or None when the stream broke, or is silent for `TRY_TIMEOUT` seconds or half of
         the deadline."""
+        if self._calls_left:
+            self._calls_left -= 1
+            return None
         request = StreamTriggersRequest(namespace=self._connection.settings.namespace, items=items)
         answer: asyncio.Future[_Answer] = self._loop.create_future()
         try:
             # The write too: it waits for a scheduler that has stopped reading, and for those before it.
             async with asyncio.timeout(min(TRY_TIMEOUT, self._connection.settings.deadline / 2)):
-                return await answer if await self._write(request, answer) else None
+                return await asyncio.shield(answer) if await self._write(request, answer) else None
         except TimeoutError:
+            for _ in range(LAST_TURNS):
+                await asyncio.sleep(0)
+            if answer.done():
+                return answer.result()
             self._give_up()
             return None
 

@@ -8,9 +8,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from harness.store_driver import Driver, Worker, key, new, step, wait
+from harness.store_driver import Driver, Worker, child, key, new, step, wait
+from harness.waiting import wait_until
 from holdfast.v1.task_pb2 import QueueDefinition
-from holdfast_scheduler import database, reads, unit_of_work
+from holdfast_scheduler import database, reads, store, unit_of_work
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.database import FORESEEN_CLOCK_US, ConflictError
@@ -162,6 +163,24 @@ def test_the_same_id_again_is_the_same_run(two: tuple[Driver, Driver], worker: W
     assert home.count("runs") == 3
 
 
+def test_a_childs_id_in_a_foreseen_trigger_does_not_change_where_it_stands(
+    two: tuple[Driver, Driver], worker: Worker, trips: Trips
+) -> None:
+    """What is remembered of new runs is remembered after their commit: this one fails, the run has a parent."""
+    db = two[0]
+    parent, item = db.trigger().run_id, new()
+    worker.report(parent, "", child(1, item))
+    db.trigger()
+    trips.since()
+    assert db.trigger(id=item.id).run_id == item.id
+    assert trips.since()[1] == 1
+    grandchild = new()
+    worker.report(item.id, "", child(1, grandchild))
+    with db.transaction() as tx:
+        line = store.load_lineage(tx, db.namespace, [grandchild.id])[grandchild.id]
+    assert (line[2], line[3], line[4]) == (item.id, parent, 2)
+
+
 def test_a_limit_that_another_replica_sets_holds_at_once(two: tuple[Driver, Driver], trips: Trips) -> None:
     home, away = two
     worker = home.worker(queue=QueueDefinition(name="q"))
@@ -203,6 +222,40 @@ def test_after_a_failure_one_commit_looks_and_the_next_need_not(
     assert trips.since()[1] == 0
     home.trigger()
     assert trips.since() == (1, 0)
+
+
+def test_several_rows_are_looked_up_one_by_one_whatever_plan_is_kept(
+    two: tuple[Driver, Driver], worker: Worker, migrated_postgres_url: str
+) -> None:
+    """A plan that was made for a small table must not read a large one."""
+    db = two[0]
+    worker.slots = 20
+    pairs = [[db.trigger().run_id for _ in range(2)] for _ in range(8)]
+    for pair in pairs[:7]:  # PostgreSQL keeps a plan after five
+        worker.send(*[worker.report_of(run_id, "", step(1)) for run_id in pair])
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as other:
+        columns = ", ".join(store.RUN_COLUMNS[1:])
+        other.execute(
+            f"INSERT INTO runs (namespace, id, {columns}) SELECT namespace, sha256(n::text::bytea), {columns}"
+            " FROM runs, generate_series(1, 20000) AS n WHERE id = %s",  # type: ignore[arg-type]
+            (pairs[0][0],),
+        )
+        other.execute("SELECT pg_stat_reset()")
+        before = read_entries(other)
+        worker.send(*[worker.report_of(run_id, "", step(1)) for run_id in pairs[7]])
+        wait_until(lambda: read_entries(other) > before, "the statistics are written")
+        assert read_entries(other) - before < 1000
+        other.execute("DELETE FROM runs WHERE length(id) = 32")
+
+
+def read_entries(connection: psycopg.Connection[Any]) -> int:
+    """Rows of runs that were read, by scans of the table or of its indexes."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    (found,) = connection.execute(
+        "SELECT coalesce(seq_tup_read, 0) + (SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes"
+        " WHERE relname = 'runs') FROM pg_stat_user_tables WHERE relname = 'runs'"
+    ).fetchall()
+    return int(found[0])
 
 
 def test_a_row_that_somebody_holds_is_not_waited_for(

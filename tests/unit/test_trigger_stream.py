@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
 import grpc
 import pytest
@@ -63,6 +65,11 @@ async def pair(scheduler, start):
 def patient(monkeypatch):
     """Silence is borne for an hour, so that whatever goes on does so for another reason."""
     monkeypatch.setattr(trigger_stream, "TRY_TIMEOUT", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(trigger_stream, "CALLS_FIRST", 0)
 
 
 async def eventually(condition) -> None:
@@ -299,3 +306,37 @@ async def test_a_wrong_number_of_outcomes_is_an_error(scheduler, client):
     scheduler.answers_of_each = 2
     with pytest.raises(HoldfastError, match="answered 2 of 1"):
         await noop.trigger(1)
+
+
+async def test_a_loop_that_triggers_once_opens_no_stream(scheduler, monkeypatch):
+    monkeypatch.setattr(trigger_stream, "CALLS_FIRST", 1)
+    async with Client(scheduler.address, deadline=10) as client:
+        with client.use():
+            await noop.trigger(1)
+            assert (scheduler.trigger_streams, len(scheduler.requests)) == (0, 1)
+            await noop.trigger(2)
+            assert (scheduler.trigger_streams, scheduler.streamed) == (1, 1)
+
+
+async def test_an_answer_that_came_while_the_loop_was_blocked_counts(scheduler):
+    """The scheduler runs in another thread: here both would be blocked."""
+    other = ScriptedScheduler()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        address = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(other.start(), loop))
+        async with Client(address, deadline=1) as client:
+            with client.use():
+                await noop.trigger(1)
+                waiting = asyncio.create_task(noop.trigger(2))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                time.sleep(1.2)
+                handle = await waiting
+        assert [item.run_id for request in other.requests for item in request.items].count(handle.id) == 1
+    finally:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(other.stop(), loop))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -353,6 +353,12 @@ def trace_map(trace: bytes | None) -> dict[str, str]:
 
 
 # --- outcomes -------------------------------------------------------------------------------------------------------
+def trigger_outcomes(runs: Iterable[NewRun], answers: Iterable[Handle | ItemFault]) -> list[TriggerOutcome]:
+    """One outcome per item: why the edge refused it, or the engine's answer, which has those of the others in order."""
+    left = iter(answers)
+    return [trigger_outcome(run.error or next(left)) for run in runs]
+
+
 def trigger_outcome(outcome: Handle | ItemFault) -> TriggerOutcome:
     """The answer to one item."""
     if isinstance(outcome, Handle):

@@ -31,7 +31,11 @@ ARRAYS: Final = {"bool": 1000, "bytea": 1001, "int2": 1005, "int4": 1007, "text"
 """The same for arrays of them."""
 
 _FORMATS: Final = {"bool": ("?", 1), "int8": ("q", 8), "int2": ("h", 2), "int4": ("i", 4), "float8": ("d", 8)}
-_ONE: Final = {kind: struct.Struct(f"!{letter}").pack for kind, (letter, _) in _FORMATS.items()}
+_ENCODE: Final[dict[str, Callable[[Any], bytes]]] = {
+    kind: struct.Struct(f"!{letter}").pack for kind, (letter, _) in _FORMATS.items()
+}
+_ENCODE["text"] = str.encode
+_ENCODE["bytea"] = lambda value: value
 _LENGTH: Final = struct.Struct("!i").pack
 _HEAD: Final = struct.Struct("!iiIii").pack
 _NULL: Final = _LENGTH(-1)
@@ -55,18 +59,12 @@ def scalar(kind: str, value: Any) -> Parameter:
     """A value of a type. Raises: struct.error, UnicodeEncodeError when it is none."""
     if value is None:
         return SCALARS[kind], None
-    if kind == "bytea":
-        return SCALARS[kind], value
-    return SCALARS[kind], value.encode() if kind == "text" else _ONE[kind](value)
+    return SCALARS[kind], _ENCODE[kind](value)
 
 
 def encoder(kind: str) -> tuple[int, Callable[[Any], bytes]]:
     """The number of a type, and what makes its binary form of a value other than None."""
-    return SCALARS[kind], _same if kind == "bytea" else str.encode if kind == "text" else _ONE[kind]
-
-
-def _same(value: bytes) -> bytes:
-    return value
+    return SCALARS[kind], _ENCODE[kind]
 
 
 def plain(value: Any) -> Parameter:
@@ -88,7 +86,7 @@ def array(kind: str, values: Sequence[Any]) -> Parameter:
 
 
 def _item(kind: str, value: Any) -> bytes:
-    data = value if kind == "bytea" else value.encode() if kind == "text" else _ONE[kind](value)
+    data = _ENCODE[kind](value)
     return _LENGTH(len(data)) + data
 
 

@@ -119,6 +119,12 @@ class World:
         return found or rules.DEFAULT_POLICY
 
 
+def _bound(kept: OrderedDict[Any, Any], most: int) -> None:
+    """Forget what was put in first."""
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
 def _gates(queues: dict[str, QueueRow]) -> frozenset[str]:
     return frozenset(name for name, row in queues.items() if row.gates_starts)
 
@@ -300,14 +306,14 @@ class UnitOfWork:
         """After the commit, and not before: keep what the next ones are likely to begin with."""
         for run_id, new in self.created.items():
             self.world.lineage[run_id] = Lineage(new.parent, new.root or run_id, new.depth, new.task)
+        _bound(self.world.lineage, LINEAGE_KEPT)
         if len(self.runs) > FORESEEN_AT_ONCE and not self.tx.is_only_writer:
             return
         kept = self.world.foreseen
         for run in self.runs.values():
             if run.status == m.EXECUTING:
                 kept[self.namespace, run.id] = store.row_of(run)
-        while len(kept) > FORESEEN_RUNS:
-            kept.popitem(last=False)
+        _bound(kept, FORESEEN_RUNS)
 
     def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:
         """Where runs stand in the family tree."""
@@ -317,8 +323,7 @@ class UnitOfWork:
         for row in store.load_lineage(self.tx, self.namespace, missing).values() if missing else ():
             kept[row[0]] = Lineage(parent=row[2], root=row[3] or row[0], depth=row[4], task=row[1])
         found = {run_id: kept[run_id] for run_id in wanted if run_id in kept}
-        while len(kept) > LINEAGE_KEPT:
-            kept.popitem(last=False)
+        _bound(kept, LINEAGE_KEPT)
         return found
 
     def task(self, name: str) -> TaskRow | None:

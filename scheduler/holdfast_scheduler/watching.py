@@ -25,7 +25,14 @@ class RunEnd:
     error: bytes | None
 
 
-class Sink(Protocol):
+class Stoppable(Protocol):
+    """Somebody who must hear of the scheduler's stop. The method must neither block nor raise."""
+
+    def stopped(self) -> None:
+        """The scheduler stops; nothing more will come."""
+
+
+class Sink(Stoppable, Protocol):
     """Somebody who watches. The methods must neither block nor raise."""
 
     def ended(self, end: RunEnd) -> None:
@@ -36,9 +43,6 @@ class Sink(Protocol):
 
     def changed(self, run_id: bytes) -> None:
         """The status or the metadata of a watched run changed."""
-
-    def stopped(self) -> None:
-        """The scheduler stops; nothing more will come."""
 
 
 _UNKNOWN: Final = object()
@@ -54,16 +58,16 @@ class Watchers:
     def __init__(self) -> None:
         self._sinks: dict[str, dict[bytes, list[Sink]]] = {}
         self._recent: OrderedDict[tuple[str, bytes], RunEnd | None] = OrderedDict()
-        self._present: dict[int, Sink] = {}
+        self._present: dict[int, Stoppable] = {}
         self.is_stopped = False
 
-    def enter(self, sink: Sink) -> None:
-        """Have the sink told when the scheduler stops, also while it watches nothing. `leave` undoes it."""
-        self._present[id(sink)] = sink
+    def enter(self, somebody: Stoppable) -> None:
+        """Have somebody told when the scheduler stops, also while they watch nothing. `leave` undoes it."""
+        self._present[id(somebody)] = somebody
 
-    def leave(self, sink: Sink) -> None:
-        """The sink needs not be told any more."""
-        self._present.pop(id(sink), None)
+    def leave(self, somebody: Stoppable) -> None:
+        """They need not be told any more."""
+        self._present.pop(id(somebody), None)
 
     def add(self, namespace: str, run_id: bytes, sink: Sink) -> None:
         """Watch a run until it has ended or `discard` is called. The same sink may watch many runs."""

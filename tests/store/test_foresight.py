@@ -275,9 +275,11 @@ def test_a_row_that_somebody_holds_is_not_waited_for(
 
 def test_what_is_kept_is_bounded(two: tuple[Driver, Driver], worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_of_work, "FORESEEN_RUNS", 3)
+    monkeypatch.setattr(unit_of_work, "LINEAGE_KEPT", 4)
     db = two[0]
     made = [db.trigger().run_id for _ in range(5)]
     assert list(db.world.foreseen) == [(db.namespace, run_id) for run_id in made[2:]]
+    assert list(db.world.lineage) == made[1:]
 
 
 def test_events_are_not_listed_before_what_was_foreseen_a_moment_earlier(

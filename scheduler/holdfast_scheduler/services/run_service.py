@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from holdfast.v1 import run_service_pb2 as pb
@@ -63,8 +63,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     async def Trigger(self, request: pb.TriggerRequest, context: Context) -> pb.TriggerResponse:
         """Make runs; a bad item fails alone."""
         runs, future = self._ask(request)
-        outcomes: Iterator[Handle | ItemFault] = iter(await future if future is not None else ())
-        return pb.TriggerResponse(outcomes=[convert.trigger_outcome(run.error or next(outcomes)) for run in runs])
+        answers = await future if future is not None else ()
+        return pb.TriggerResponse(outcomes=convert.trigger_outcomes(runs, answers))
 
     async def StreamTriggers(
         self, request_iterator: AsyncIterator[pb.StreamTriggersRequest], context: Context

@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from holdfast.v1.run_service_pb2 import StreamTriggersRequest, StreamTriggersResponse
-from holdfast_scheduler.convert import trigger_outcome
+from holdfast_scheduler.convert import trigger_outcomes
 from holdfast_scheduler.errors import ShuttingDownError
 from holdfast_scheduler.model import NewRun
 from holdfast_scheduler.services.seam import Engine
-from holdfast_scheduler.watching import RunEnd
 
 UNANSWERED: Final = 64
 """Requests of one stream that wait for their commit; no further one is read until one of them is answered."""
@@ -25,7 +24,7 @@ Asked = tuple[list[NewRun], "asyncio.Future[Any] | None"]
 
 
 class StreamedTriggers:
-    """One stream: a `watching.Sink` only so that it hears of the scheduler's stop."""
+    """One stream; it hears of the scheduler's stop as a `watching.Stoppable`."""
 
     def __init__(self, engine: Engine, ask: Callable[[StreamTriggersRequest], Asked]) -> None:
         self._engine = engine
@@ -50,10 +49,8 @@ class StreamedTriggers:
                 while self._asked and self._is_answered(self._asked[0]):
                     runs, future = self._asked.popleft()
                     self._room.release()
-                    outcomes = iter(future.result() if future is not None else ())
-                    yield StreamTriggersResponse(
-                        outcomes=[trigger_outcome(run.error or next(outcomes)) for run in runs]
-                    )
+                    answers = future.result() if future is not None else ()
+                    yield StreamTriggersResponse(outcomes=trigger_outcomes(runs, answers))
                 if self._error is not None and not self._asked:
                     raise self._error
                 if self._is_closed and not self._asked:
@@ -94,12 +91,3 @@ class StreamedTriggers:
         if self._reader is not None:
             self._reader.cancel()
         self._news.set()
-
-    def ended(self, end: RunEnd) -> None:
-        """It watches no run."""
-
-    def noticed(self, run_id: bytes, size: int) -> None:
-        """It watches no run."""
-
-    def changed(self, run_id: bytes) -> None:
-        """It watches no run."""

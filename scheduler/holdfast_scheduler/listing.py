@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
 
 from holdfast_scheduler import ids
 from holdfast_scheduler.filter import RunFilter
-from holdfast_scheduler.model import CANCELING, COMPLETED, DELAYED, EXECUTING, QUEUED, WAITING
+from holdfast_scheduler.model import CANCELING, COMPLETED, EXECUTING
 from holdfast_scheduler.schema import batch_items, run_inputs, run_metadata, run_results, run_tags, runs
 
 _PLACE: Final = struct.Struct(">q16s")  # instant (0 in a list by id) and run
@@ -26,7 +26,9 @@ _GROWTH: Final = 4  # each look that did not fill the page is followed by one at
 _METADATA_AT_ONCE: Final = 1 << 20  # bytes
 _DOCUMENTS_AT_ONCE: Final = 500
 # Each of these repeats the condition of a partial index, so that SQLite recognizes it.
-_OPEN: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (DELAYED, QUEUED, WAITING)])
+_OPEN: Final = and_(
+    runs.c.status < sa.literal_column(str(CANCELING)), runs.c.status != sa.literal_column(str(EXECUTING))
+)
 _OCCUPYING: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (EXECUTING, CANCELING)])
 _FAILED: Final = run_results.c.status > sa.literal_column(str(COMPLETED))
 _FOREIGN_QUEUE: Final = run_inputs.c.queue != sa.literal_column("''")

@@ -9,21 +9,29 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from holdfast_scheduler.errors import DatabaseUrlError, StartError
 from holdfast_scheduler.migrations import migrate
 from holdfast_scheduler.schema import metadata
+
+_UPGRADE = command.upgrade
 
 
 def _engine(url: str) -> sa.Engine:
     return sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
 
 
+_NEEDLESS = re.compile(r'"(\w+)"|(?<=DEFAULT )\(([^()]*)\)')
+
+
 def _sqlite_shape(engine: sa.Engine) -> dict[str, list[str]]:
-    """Every object's SQL, as sorted clauses: the order of constraints within a table means nothing."""
+    """Every object's SQL, as sorted clauses: the order of constraints within a table means nothing, nor do the quotes
+    and parentheses in which a table's name and defaults are written when a migration has made it anew."""
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
-    return {name: sorted(_parts(re.sub(r"\s+", " ", sql))) for name, sql in rows if name != "alembic_version"}
+    plain = {name: _NEEDLESS.sub(r"\1\2", re.sub(r"\s+", " ", sql)) for name, sql in rows if name != "alembic_version"}
+    return {name: sorted(_parts(sql)) for name, sql in plain.items()}
 
 
 def _parts(sql: str) -> list[str]:
@@ -89,6 +97,27 @@ def test_a_second_time_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with _engine(database_url).connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM alembic_version")) == 1
+
+
+_OPEN_RUN = "INSERT INTO runs (namespace, id, task, queue, order_at, status) VALUES ('default', '01', 't', 'q', 1, 2)"
+
+
+def test_rows_survive_the_change_of_conditions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _revision: _UPGRADE(config, "0002"))
+        migrate(database_url)
+    with _engine(database_url).begin() as connection:
+        connection.execute(sa.text(_OPEN_RUN))
+    migrate(database_url)
+    with _engine(database_url).connect() as connection:
+        rows = connection.execute(sa.text("SELECT namespace, task, order_at, status, version, pinned FROM runs")).all()
+        assert [tuple(row) for row in rows] == [("default", "t", 1, 2, "", False)]
+        for status in (0, 6, 9, 16):
+            with pytest.raises(sa.exc.IntegrityError, match="runs_status"):
+                connection.execute(sa.text(f"UPDATE runs SET status = {status}"))
+            connection.rollback()
+        with pytest.raises(sa.exc.IntegrityError, match="runs_delayed_has_due"):
+            connection.execute(sa.text("UPDATE runs SET status = 1"))
 
 
 def test_a_newer_database_is_refused_in_one_line(sqlite_url: str) -> None:

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.schema import CreateTable
@@ -551,10 +550,3 @@ def test_the_schema_refuses_what_the_rules_never_make(table: sqlite3.Connection,
         setattr(one, name, value)
     with pytest.raises(sqlite3.IntegrityError):
         stored(table, one)
-
-
-def test_the_statuses_of_the_schema_are_those_of_the_model() -> None:
-    (check,) = [
-        one for one in schema.runs.constraints if isinstance(one, sa.CheckConstraint) and one.name == "runs_status"
-    ]
-    assert str(check.sqltext) == f"status IN ({', '.join(str(status) for status in m.STATUS_NAMES)})"

@@ -322,7 +322,19 @@ class SqliteTransaction(Transaction):
             return self._cursor.execute(sql, params).rowcount
 
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
-        self._bulk(_sqlite_insert, table, (), columns, rows, skip)
+        if not rows:
+            return
+        literals, bound = _bound(rows)
+        self.statements += 1
+        flat = list(itertools.chain.from_iterable(zip(*bound, strict=True)))
+        at, width = 0, len(bound)
+        with _SQLITE_ERRORS:
+            for together in _TOGETHER:
+                if len(flat) - at >= (size := together * width):
+                    text = _sqlite_insert(table.name, columns, literals, skip, together)
+                    groups = range(at, len(flat) - size + 1, size)
+                    self._cursor.executemany(text, [flat[group : group + size] for group in groups])
+                    at += len(groups) * size
 
     def update(self, table: sa.Table, key: tuple[str, ...], columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         self._bulk(_sqlite_update, table, key, columns, rows)
@@ -340,20 +352,14 @@ class SqliteTransaction(Transaction):
         key: tuple[str, ...],
         columns: tuple[str, ...],
         rows: Sequence[Row],
-        *more: bool,
     ) -> None:
-        """Run a statement for each row. The driver looks for an adapter of each value that is not exactly a number, a
-        text or a bytearray; measured, an eighth of the scheduler's time. So columns that are NULL, or one truth value,
-        throughout are written into the statement, and bytes are bound as bytearrays."""
+        """Run a statement for each row."""
         if not rows:
             return
-        given = list(zip(*rows, strict=True))
-        literals = tuple([_literal(column) for column in given])
-        bound = [_bindable(column) for column, literal in zip(given, literals, strict=True) if not literal]
+        literals, bound = _bound(rows)
         self.statements += 1
         with _SQLITE_ERRORS:
-            text = make(table.name, key, columns, literals, *more)
-            self._cursor.executemany(text, zip(*bound, strict=True))
+            self._cursor.executemany(make(table.name, key, columns, literals), zip(*bound, strict=True))
 
     def commit(self) -> None:
         with _SQLITE_ERRORS:
@@ -369,6 +375,17 @@ def _numbered(sql: str, given: Given, before: int) -> str:
     for at, (name, _) in enumerate(given, before + 1):
         sql = sql.replace(f"{{{name}}}", f"?{at}")
     return sql
+
+
+def _bound(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[Sequence[Any]]]:
+    """What each column is written as in the statement, and the columns that are bound.
+
+    The driver looks for an adapter of each value that is not exactly a number, a text or a bytearray; measured, an
+    eighth of the scheduler's time. So columns that are NULL, or one truth value, throughout are written into the
+    statement, and bytes are bound as bytearrays."""
+    given = list(zip(*rows, strict=True))
+    literals = tuple([_literal(column) for column in given])
+    return literals, [_bindable(column) for column, literal in zip(given, literals, strict=True) if not literal]
 
 
 def _literal(column: Sequence[Any]) -> str:
@@ -393,12 +410,15 @@ def _values(literals: tuple[str, ...]) -> list[str]:
     return [literal or f"?{next(numbers)}" for literal in literals]
 
 
+_TOGETHER: Final = (32, 1)
+"""Rows that one INSERT has: SQLite opens the table and its indexes once for all of them."""
+
+
 @lru_cache(1024)
-def _sqlite_insert(
-    table: str, _key: tuple[str, ...], columns: tuple[str, ...], literals: tuple[str, ...], skip: bool
-) -> str:
+def _sqlite_insert(table: str, columns: tuple[str, ...], literals: tuple[str, ...], skip: bool, rows: int) -> str:
     verb = "INSERT OR IGNORE" if skip else "INSERT"
-    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(_values(literals))})"
+    values = _comma(rows, f"({', '.join(literal or '?' for literal in literals)})")
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES {values}"
 
 
 @lru_cache(1024)

@@ -266,6 +266,10 @@ class Driver:
         self.workers: dict[bytes, Worker] = {}
         self.world.told = self._told
         self.committed: list[Committed] = []
+        self.made_again: list[bool] = []
+        """Of each commit, whether it was tried and had to be made again: after that nothing in memory is trusted."""
+        self.like: Driver | None = None
+        """Another one whose commits were the same, and were made again where these are to be, too."""
         self.queues_due: dict[str, int] = {}  # queue → instant at which its rate limit admits a start again
         self.replica = ids.new_id()
         self.loop = CommitLoop(self.database, self.world, self.replica, dict, lambda _: None, lambda: None)
@@ -326,9 +330,13 @@ class Driver:
         if self.clock is not None:
             self.loop._last_now = self.clock.now  # however far the clock was turned, it was no outage
         self.loop._begin()
+        if self.like is not None and self.like.made_again[len(self.made_again)]:
+            self.loop._distrust()
+        self.made_again.append(False)
         try:
             done = self.loop._commit(list(commands), {self.namespace: offers}, is_hurried=True)
         except ConflictError:
+            self.made_again[-1] = True
             done = self.loop._commit(list(commands), {self.namespace: offers})
         self.loop._note(done)
         for committed in done.committed:

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.v1.payload_pb2 import Payload, TaskError
 from holdfast.v1.run_pb2 import Attempt, BatchEntry, Checkpoint, IdempotencyKey, Run, TriggerOptions
-from holdfast.v1.run_service_pb2 import RunResult
+from holdfast.v1.run_service_pb2 import AwaitRunsResponse
 from holdfast.v1.token_service_pb2 import Token
 from holdfast_scheduler import ids, model
 
@@ -163,14 +163,15 @@ def last_attempt(run: Run) -> Attempt | None:
     return attempt
 
 
-def run_result(run_id: bytes, status: int, output: bytes | None, error: bytes | None) -> RunResult:
-    """How a run ended; status 0 says that there is no such run."""
-    result = RunResult(run_id=ids.run_text(run_id), status=cast(Any, status))
+def add_result(
+    response: AwaitRunsResponse, run_id: bytes, status: int, output: bytes | None, error: bytes | None
+) -> None:
+    """Add how a run ended; status 0 says that there is no such run."""
+    result = response.results.add(run_id=ids.run_text(run_id), status=cast(Any, status))
     if output is not None:
-        result.output.CopyFrom(Payload.FromString(output))
+        result.output.MergeFromString(output)
     if error is not None:
-        result.error.CopyFrom(TaskError.FromString(error))
-    return result
+        result.error.MergeFromString(error)
 
 
 def token_message(row: Row) -> Token:

@@ -159,6 +159,8 @@ class UnitOfWork:
 
     def __init__(self, tx: Transaction, namespace: str, world: World) -> None:
         self.tx = tx
+        self.now: Final = tx.now
+        """The database's clock when the transaction began."""
         self.namespace = namespace
         self.world = world
         self.runs: dict[bytes, Run] = {}
@@ -202,11 +204,6 @@ class UnitOfWork:
         self._metadata: dict[bytes, _MetadataChange] = {}
         self.key_inserts: dict[tuple[str, bytes], tuple[Any, ...]] = {}
         self.key_updates: dict[tuple[str, bytes], tuple[Any, ...]] = {}
-
-    @property
-    def now(self) -> int:
-        """The database's clock when the transaction began."""
-        return self.tx.now
 
     # --- queues -------------------------------------------------------------------------------------------------------
 
@@ -389,13 +386,9 @@ class UnitOfWork:
         **args: Any,
     ) -> int:
         """Apply an event by the rules and take in its effects. Returns them. `at` is its instant; None means now."""
-        a = rules.Args(
-            self.now if at is None else at,
-            self.world.rule_limits,
-            self.world.policy(self.namespace, run) if event in (rules.FAIL, rules.LOSE) else rules.DEFAULT_POLICY,
-            **args,
-        )
+        a = rules.Args(self.now if at is None else at, self.world.rule_limits, **args)
         if event in (rules.FAIL, rules.LOSE):
+            a.policy = self.world.policy(self.namespace, run)
             a.chance = random.random()
         session, fence, started_at, attempt = run.session, run.fence, run.started_at, run.attempt
         status = run.status
@@ -410,6 +403,8 @@ class UnitOfWork:
         self.touched.add(run.id)
         if session is not None and run.session is None:
             self.let_go.append((session, run.id))
+        if effects == rules.NOTHING:
+            return effects
         if effects & rules.CLAIMABLE:
             self.queued[run.id] = run
         if effects & rules.ATTEMPT_ENDED:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RunEnd:
-    """How a run ended; `output` is a serialized Payload, `error` a serialized TaskError."""
+    """How a run ended; `output` is a serialized Payload, `error` a serialized TaskError. Shared, so never changed."""
 
     run_id: bytes
     status: int
@@ -110,23 +110,20 @@ class Watchers:
 
     def ended(self, namespace: str, ends: Iterable[tuple[bytes, int, bytes | None, bytes | None]]) -> None:
         """Runs ended: (run id, final status, output, error), after their commit."""
-        recent = self._recent
+        recent, runs = self._recent, self._sinks.get(namespace, {})
         for run_id, status, output, error in ends:
             key = (namespace, run_id)
+            sinks = runs.pop(run_id, ())
+            if not sinks and key not in recent:
+                continue
+            end = RunEnd(run_id, status, output, error)
             if key in recent:
                 if len(output or b"") + len(error or b"") <= RECENT_BYTES:
-                    recent[key] = RunEnd(run_id, status, output, error)
+                    recent[key] = end
                 else:
                     del recent[key]
-        runs = self._sinks.get(namespace)
-        if runs is None:
-            return
-        for run_id, status, output, error in ends:
-            sinks = runs.pop(run_id, None)
-            if sinks is not None:
-                end = RunEnd(run_id, status, output, error)
-                for sink in sinks:
-                    sink.ended(end)
+            for sink in sinks:
+                sink.ended(end)
         self._forget_if_empty(namespace)
 
     def noticed(self, namespace: str, found: Iterable[tuple[bytes, int]]) -> None:

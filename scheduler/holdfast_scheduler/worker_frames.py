@@ -210,11 +210,11 @@ def checkpoint_parts(one: m.Checkpoint) -> Iterator[run_pb2.Checkpoint]:
     yield made
 
 
-def start(order: m.Order, start_seq: int) -> w.Start:
-    """A start without its checkpoints."""
+def _add_start(delivery: w.Delivery, order: m.Order, start_seq: int) -> w.Start:
+    """Add a start without its checkpoints."""
     run, inputs = order.run, order.inputs
     assert inputs is not None
-    message = w.Start(
+    message = delivery.starts.add(
         start_seq=start_seq,
         run_id=run.id,
         fence=run.fence,
@@ -341,10 +341,9 @@ def frames(delivery: m.Delivery, acknowledged: int, first_seq: int, now: int) ->
             yield w.ConnectResponse(delivery=message)
             message, size = w.Delivery(), 0
     for order in delivery.starts:
-        begun = start(order, seq)
+        begun = _add_start(message, order, seq)
         seq += 1
         pages = list(_cut_start(begun, order.checkpoints)) if order.checkpoints else []
-        message.starts.append(begun)
         if full(len(order.inputs.payload) + 128 if not order.checkpoints else begun.ByteSize()) or pages:  # type: ignore[union-attr]
             yield w.ConnectResponse(delivery=message)
             yield from pages

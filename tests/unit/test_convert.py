@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from holdfast import payloads
 from holdfast.v1.payload_pb2 import Payload
-from holdfast.v1.run_pb2 import IdempotencyKey, KeyPart, ParentEnd, RunStatus, TriggerItem, TriggerOptions
+from holdfast.v1.run_pb2 import (
+    IdempotencyKey,
+    KeyPart,
+    ParentEnd,
+    RunHandle,
+    RunStatus,
+    TriggerItem,
+    TriggerOptions,
+)
+from holdfast.v1.run_service_pb2 import TriggerResponse
 from holdfast_scheduler import convert, ids, model
 from holdfast_scheduler.errors import RefusedError
 from holdfast_scheduler.model import Handle, ItemFault
@@ -242,9 +251,14 @@ def test_the_pairs_that_are_confused_elsewhere(one: list[object], other: list[ob
 # --- the rest ---------------------------------------------------------------------------------------------------------
 def test_outcomes() -> None:
     raw = ids.new_id()
-    handle = convert.trigger_outcome(Handle(raw, True, True)).handle
-    assert (handle.run_id, handle.is_cached, handle.payload_differs) == (ids.run_text(raw), True, True)
-    error = convert.trigger_outcome(ItemFault(5, "TASK_NOT_FOUND", "no", {"near": "x"})).error
+    response = TriggerResponse()
+    fault = ItemFault(5, "TASK_NOT_FOUND", "no", {"near": "x"})
+    convert.add_outcomes(response, [Handle(raw), Handle(raw, True), Handle(raw, True, True), fault])
+    made, cached, differing = (one.handle for one in response.outcomes[:3])
+    assert made == RunHandle(run_id=ids.run_text(raw))
+    assert cached == RunHandle(run_id=ids.run_text(raw), is_cached=True)
+    assert differing == RunHandle(run_id=ids.run_text(raw), is_cached=True, payload_differs=True)
+    error = response.outcomes[3].error
     assert (error.code, error.reason, error.message, dict(error.metadata)) == (5, "TASK_NOT_FOUND", "no", {"near": "x"})
 
 

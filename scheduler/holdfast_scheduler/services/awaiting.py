@@ -16,7 +16,7 @@ from holdfast.v1.run_service_pb2 import AwaitRunsRequest, AwaitRunsResponse
 from holdfast_scheduler import ids, reads
 from holdfast_scheduler.convert import id_from, namespace_from
 from holdfast_scheduler.errors import ShuttingDownError, invalid, too_large
-from holdfast_scheduler.messages import run_result
+from holdfast_scheduler.messages import add_result
 from holdfast_scheduler.services.seam import Engine
 from holdfast_scheduler.watching import RunEnd
 
@@ -72,7 +72,7 @@ class AwaitedRuns:
             size = _size(end)
             self._ready_bytes -= size
             room -= size
-            response.results.append(run_result(end.run_id, end.status, end.output, end.error))
+            add_result(response, end.run_id, end.status, end.output, end.error)
         owed = []
         while self._owed and room > 0:
             run_id, size = self._owed.popleft()
@@ -80,7 +80,7 @@ class AwaitedRuns:
             owed.append(run_id)
         if owed:
             for row in await self._engine.read(reads.results, self._namespace or "", owed):
-                response.results.append(run_result(*row))
+                add_result(response, *row)
         return response
 
     # --- requests -----------------------------------------------------------------------------------------------------

@@ -64,7 +64,9 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         """Make runs; a bad item fails alone."""
         runs, future = self._ask(request)
         answers = await future if future is not None else ()
-        return pb.TriggerResponse(outcomes=convert.trigger_outcomes(runs, answers))
+        response = pb.TriggerResponse()
+        convert.add_outcomes(response, convert.answers_of(runs, answers))
+        return response
 
     async def StreamTriggers(
         self, request_iterator: AsyncIterator[pb.StreamTriggersRequest], context: Context
@@ -93,12 +95,13 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         if isinstance(answer, ItemFault):
             raise RefusedError(answer)
         outcome: BatchOutcome = answer
-        return pb.BatchTriggerResponse(
+        response = pb.BatchTriggerResponse(
             batch_id=ids.to_text(ids.BATCH, outcome.batch_id),
             is_cached=outcome.is_cached,
             payload_differs=outcome.payload_differs,
-            outcomes=[convert.trigger_outcome(one) for one in outcome.outcomes],
         )
+        convert.add_outcomes(response, outcome.outcomes)
+        return response
 
     def _new_runs(self, items: Any, size: int) -> list[NewRun]:
         limits = self._limits

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from holdfast.v1.run_service_pb2 import StreamTriggersRequest, StreamTriggersResponse
-from holdfast_scheduler.convert import trigger_outcomes
+from holdfast_scheduler.convert import add_outcomes, answers_of
 from holdfast_scheduler.errors import ShuttingDownError
 from holdfast_scheduler.model import NewRun
 from holdfast_scheduler.services.seam import Engine
@@ -50,7 +50,9 @@ class StreamedTriggers:
                     runs, future = self._asked.popleft()
                     self._room.release()
                     answers = future.result() if future is not None else ()
-                    yield StreamTriggersResponse(outcomes=trigger_outcomes(runs, answers))
+                    response = StreamTriggersResponse()
+                    add_outcomes(response, answers_of(runs, answers))
+                    yield response
                 if self._error is not None and not self._asked:
                     raise self._error
                 if self._is_closed and not self._asked:

@@ -290,7 +290,7 @@ class SqliteTransaction(Transaction):
         # statements exist, in chunks below its limit of 32,766 parameters.
         rows: list[Row] = []
         for at in range(0, len(values), 4096):
-            chunk = list(_bindable(values[at : at + 4096]))
+            chunk = [bytearray(one) if type(one) is bytes else one for one in values[at : at + 4096]]
             size = 1 << (len(chunk) - 1).bit_length()
             chunk += [chunk[-1]] * (size - len(chunk))
             self.statements += 1
@@ -324,7 +324,7 @@ class SqliteTransaction(Transaction):
     def insert(self, table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip: bool = False) -> None:
         if not rows:
             return
-        literals, bound = _bound(rows)
+        literals, bound = _bound(table, columns, rows)
         self.statements += 1
         flat = list(itertools.chain.from_iterable(zip(*bound, strict=True)))
         at, width = 0, len(bound)
@@ -356,7 +356,7 @@ class SqliteTransaction(Transaction):
         """Run a statement for each row."""
         if not rows:
             return
-        literals, bound = _bound(rows)
+        literals, bound = _bound(table, key + columns, rows)
         self.statements += 1
         with _SQLITE_ERRORS:
             self._cursor.executemany(make(table.name, key, columns, literals), zip(*bound, strict=True))
@@ -377,32 +377,38 @@ def _numbered(sql: str, given: Given, before: int) -> str:
     return sql
 
 
-def _bound(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[Sequence[Any]]]:
+_LITERALS: Final[dict[Any, str]] = {None: "NULL", 0: "0", 1: "1", "": "''"}
+"""What is written into statements; False and True are 0 and 1."""
+_MANY: Final = 16
+_CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {sa.LargeBinary: bytearray, sa.Boolean: int}
+
+
+def _bound(
+    table: sa.Table, columns: tuple[str, ...], rows: Sequence[Row]
+) -> tuple[tuple[str, ...], list[Sequence[Any]]]:
     """What each column is written as in the statement, and the columns that are bound.
 
-    The driver looks for an adapter of each value that is not exactly a number, a text or a bytearray; measured, an
-    eighth of the scheduler's time. So columns that are NULL, or one truth value, throughout are written into the
-    statement, and bytes are bound as bytearrays."""
-    given = list(zip(*rows, strict=True))
-    literals = tuple([_literal(column) for column in given])
-    return literals, [_bindable(column) for column, literal in zip(given, literals, strict=True) if not literal]
+    To bind a value costs the more the less the driver knows of its type: it looks for an adapter of each that is not
+    exactly a number, a text or a bytearray; measured, an eighth of the scheduler's time. So bytes are bound as
+    bytearrays, and columns that have one plain value throughout are written into the statement. Of few rows only NULL
+    and truth values are: each would have a statement of its own, and to prepare one costs more than to bind.
+    """
+    literals: list[str] = []
+    bound: list[Sequence[Any]] = []
+    for kind, column in zip(_kinds(table, columns), zip(*rows, strict=True), strict=True):
+        first = column[0]
+        plain = len(rows) >= _MANY or first is None or kind is sa.Boolean
+        literal = _LITERALS.get(first, "") if plain and column.count(first) == len(column) else ""
+        literals.append(literal)
+        if not literal:
+            convert = _CONVERT.get(kind)
+            bound.append(column if convert is None else [None if one is None else convert(one) for one in column])
+    return tuple(literals), bound
 
 
-def _literal(column: Sequence[Any]) -> str:
-    """What a column is written as in the statement; empty when its values are bound."""
-    first = column[0]
-    if first is None:
-        return "NULL" if column.count(None) == len(column) else ""
-    if type(first) is bool:
-        return str(int(first)) if column.count(first) == len(column) else ""
-    return ""
-
-
-def _bindable(column: Sequence[Any]) -> Sequence[Any]:
-    kinds = set(map(type, column))
-    if bytes in kinds:
-        return [bytearray(value) if type(value) is bytes else value for value in column]
-    return [value if value is None else int(value) for value in column] if bool in kinds else column
+@lru_cache
+def _kinds(table: sa.Table, columns: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple([type(table.c[name].type) for name in columns])
 
 
 def _values(literals: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import time
-from functools import lru_cache
 from typing import Final
 
 RUN: Final = "run_"
@@ -55,28 +54,49 @@ def derived_id(*of: bytes) -> bytes:
     return of[0][:6] + bytes((0x70 | digest[0] & 0x0F, digest[1], 0x80 | digest[2] & 0x3F)) + digest[3:10]
 
 
-@lru_cache(KEPT)
 def to_text(prefix: str, raw: bytes) -> str:
     """The text form of an id."""
+    text = _texts.get(raw)
+    if text is not None and text.startswith(prefix):
+        return text
     n = int.from_bytes(raw, "big")
     pairs = _PAIRS
-    return (
+    text = (
         f"{prefix}{pairs[n >> 120]}{pairs[n >> 110 & 1023]}{pairs[n >> 100 & 1023]}{pairs[n >> 90 & 1023]}"
         f"{pairs[n >> 80 & 1023]}{pairs[n >> 70 & 1023]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}"
         f"{pairs[n >> 40 & 1023]}{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
     )
+    _remember(raw, text)
+    return text
 
 
-@lru_cache(KEPT)
 def from_text(prefix: str, text: str) -> bytes:
     """The 16 bytes of an id in text form.
 
     Raises: ValueError when the prefix is another one or the rest is not 26 lowercase base32hex digits.
     """
+    raw = _raws.get(text)
+    if raw is not None and text.startswith(prefix):
+        return raw
     tail = text[len(prefix) :]
     if not text.startswith(prefix) or _IS_TAIL(tail) is None:
         raise ValueError(f"{text[:80]!r} is not an id of the form {prefix}… (26 characters 0-9 a-v)")
-    return int(tail, 32).to_bytes(16, "big")
+    raw = int(tail, 32).to_bytes(16, "big")
+    _remember(raw, text)
+    return raw
+
+
+_texts: dict[bytes, str] = {}
+_raws: dict[str, bytes] = {}
+
+
+def _remember(raw: bytes, text: str) -> None:
+    """Keep both forms, from whatever thread. Two at a time may keep one more."""
+    if len(_texts) >= KEPT:
+        _texts.clear()
+        _raws.clear()
+    _texts[raw] = text
+    _raws[text] = raw
 
 
 def run_text(raw: bytes) -> str:

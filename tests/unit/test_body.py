@@ -117,6 +117,36 @@ def test_what_is_settled_before_park_is_committed_keeps_the_body_going(loop: Gat
     assert scheduler.fence == 1
 
 
+def test_the_acknowledgement_of_a_park_under_an_older_fence_says_nothing_of_a_newer_park(loop: GatedEventLoop) -> None:
+    """It was lost with its connection, and the Park went in again, after the Resume of the run: refused as stale, and
+    then acknowledged."""
+
+    async def body() -> Any:
+        return [await child("a"), await child("b")]
+
+    scheduler = started(loop, body, autopilot=False)
+    scheduler.holds_commits = True
+
+    def reported() -> wire.Reports:
+        loop.run_until_complete(scheduler.until(lambda: bool(scheduler._inbox)))
+        return scheduler._inbox.pop(0).reports
+
+    first = reported()
+    scheduler._commit(first.reports[0])
+    scheduler.settle("a")
+    second = reported()
+    assert [(one.fence, one.number, one.HasField("park")) for one in second.reports] == [(2, 1, True)]
+    scheduler.deliver(committed=wire.Committed(up_to=first.frame_no))
+    scheduler.holds_commits = False
+    scheduler._take_reports(second)
+    parked(loop, scheduler)
+    loop.run_until_complete(asyncio.sleep(0.05))
+    assert (scheduler.parks, len(scheduler.reports)) == (2, 2)
+    scheduler.settle("b")
+    assert output(run_to_end(loop, scheduler)) == ["answer to a", "answer to b"]
+    assert scheduler.fence == 3
+
+
 async def _sleep_body() -> Any:
     async def tick() -> None:
         event = asyncio.Event()

@@ -217,7 +217,7 @@ class Body(RunScope):
         self._calls.committed(sent.outgoing)
         if sent.is_final:
             self._let_go()
-        if sent.is_park and self.state is State.PARKING:
+        if sent.is_park and sent.fence == self.fence and self.state is State.PARKING:
             if self._calls.seen_settled > sent.seen_settled:
                 self._continue()  # what was settled meanwhile is here: the scheduler did not park it either
             else:

@@ -407,7 +407,9 @@ class CommitLoop:
 
     def _second_half(self, commands: list[Command]) -> _Batch:
         """The first half is committed and may have used the credit: this one only queues. If the database goes away
-        now, what the first half brought is never delivered, so workers must ask."""
+        now, what the first half brought is never delivered, so workers must ask. Nor is it written into frames yet, so
+        its runs are loaded anew."""
+        self._world.foreseen.clear()
         try:
             return self._try(commands, {})
         except LostError as error:

@@ -114,9 +114,9 @@ row_of: Final = attrgetter(*RUN_COLUMNS)
 """A run as the row that it is loaded from."""
 
 
-def expect_runs(tx: Transaction, namespace: str, rows: Sequence[Row]) -> None:
-    """Lock runs and have the commit fail unless these are their rows, which are in the order of their ids."""
-    tx.expect(schema.runs, _RUN_KEY, RUN_COLUMNS[1:], [(namespace, *row) for row in rows])
+def expect_runs(tx: Transaction, namespace: str, runs: Sequence[Run]) -> None:
+    """Lock runs, which are in the order of their ids, and have the commit fail unless they are as these."""
+    tx.expect(schema.runs, _RUN_KEY, RUN_COLUMNS[1:], [(namespace, *row_of(run)) for run in runs])
 
 
 def load_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Run]:

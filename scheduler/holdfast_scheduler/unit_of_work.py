@@ -18,7 +18,7 @@ from holdfast.v1.payload_pb2 import TaskError
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler import store
-from holdfast_scheduler.database import Row, Transaction
+from holdfast_scheduler.database import Transaction
 from holdfast_scheduler.definitions import default_queue, task_row
 from holdfast_scheduler.ids import is_off_clock
 from holdfast_scheduler.logs import LogCounts
@@ -33,7 +33,7 @@ LINEAGE_KEPT: Final = 10_000
 FORESEEN_AT_ONCE: Final = 4
 """A commit of few runs is likely to be followed by commits of few; in those of many a round trip more is nothing."""
 FORESEEN_RUNS: Final = 10_000
-"""Rows of runs that are kept for the commits that follow: some 5 MB."""
+"""Runs that are kept for the commits that follow: some 5 MB."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +77,9 @@ class World:
         self.heeds_after: Callable[[bytes], bool] = lambda session: False
         """Whether the worker of a session, connected here, holds a body that is woken ahead of its instant."""
         self.log_counts = LogCounts()
-        self.foreseen: OrderedDict[tuple[str, bytes], Row] = OrderedDict()
-        """Rows of executing runs as the last commits wrote them, by namespace and id."""
+        self.foreseen: OrderedDict[tuple[str, bytes], Run] = OrderedDict()
+        """Executing runs as the last commits wrote them, by namespace and id. The commit that takes one has it for
+        itself: what the commit before told workers of it is written into frames by then."""
         self.depths: dict[tuple[str, str], list[int]] = {}
         """By namespace and queue: how many runs may be triggered before the depth is counted against the server's limit
         again, and the instant before which it is not counted again anyway."""
@@ -259,11 +260,10 @@ class UnitOfWork:
         missing = {run_id for run_id in ids if run_id not in self.runs}
         if missing and (self.tx.is_foreseen or self.tx.is_only_writer):
             kept = self.world.foreseen
-            believed = [row for run_id in sorted(missing) if (row := kept.pop((self.namespace, run_id), None))]
+            believed = [run for run_id in sorted(missing) if (run := kept.pop((self.namespace, run_id), None))]
             if believed and not self.tx.is_only_writer:
                 store.expect_runs(self.tx, self.namespace, believed)
-            for row in believed:
-                run = Run(*row)
+            for run in believed:
                 self.runs[run.id] = run
                 missing.remove(run.id)
         if missing:
@@ -309,7 +309,7 @@ class UnitOfWork:
         kept = self.world.foreseen
         for run in self.runs.values():
             if run.status == m.EXECUTING:
-                kept[self.namespace, run.id] = store.row_of(run)
+                kept[self.namespace, run.id] = run
         _bound(kept, FORESEEN_RUNS)
 
     def lineages(self, ids: Iterable[bytes]) -> dict[bytes, Lineage]:

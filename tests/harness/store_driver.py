@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,8 @@ class Worker:
     def take(self, delivery: Delivery) -> None:
         """Take what a commit brought."""
         self.deliveries.append(delivery)
+        for order in (*delivery.resumes, *delivery.starts):
+            order.run = replace(order.run)  # the next commit may change it: a frame is written before that
         for run_id, fence, checkpoint in delivery.updates:
             self.told[run_id] = max(self.told.get(run_id, 0), checkpoint.settled_order)
             body = self.bodies.get(run_id)
@@ -361,7 +363,8 @@ class Driver:
                 found = {
                     run.id: store.row_of(run) for run in store.load_runs(tx, self.namespace, [id for _, id in kept])
                 }
-            assert kept == {(self.namespace, run_id): row for run_id, row in found.items()}
+            kept_rows = {name: store.row_of(run) for name, run in kept.items()}
+            assert kept_rows == {(self.namespace, run_id): row for run_id, row in found.items()}
 
     def one(self, command: m.Command) -> Any:
         """One commit of one command; its outcome."""

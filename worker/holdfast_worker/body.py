@@ -670,7 +670,7 @@ class Body(RunScope):
         self._main = self._on_cancel = self._pause = None
         self._life = self._error = None
         self._calls.interruption = _no_interruption
-        self._clock = ExecutingTime(self._loop, self._timers, "over", None, _nothing)
+        self._clock.forget()
 
     def _judge(self) -> tuple[Failed | None, BaseException | None]:
         """How the attempt failed, as data and as an exception; (None, None) when it did not."""

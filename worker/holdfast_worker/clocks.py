@@ -64,3 +64,11 @@ class ExecutingTime:
             self._left -= self._loop.time() - self._since
             self._since = None
             self._timers.stop(self._name)
+
+    def forget(self) -> None:
+        """It is not needed any more: let go of what it would call."""
+        self._over = _nothing
+
+
+def _nothing() -> None:
+    pass

@@ -69,7 +69,7 @@ class Gate:
         """Timers that are set."""
         self.busy_since = 0
         """Turn in which the body became busy."""
-        self.held: deque[asyncio.Handle] = deque()
+        self.held: list[asyncio.Handle] = []
         self.root = Branch()
         self.starting: Branch | None = None
         self.tasks: dict[asyncio.Future[Any], Branch] = {}
@@ -86,7 +86,7 @@ class Gate:
     def open(self) -> None:
         """Let go what was held, in order."""
         self.is_open = True
-        held, self.held = self.held, deque()
+        held, self.held = self.held, []
         self.busy_since = self.loop.turn
         for handle in held:
             if not handle.cancelled():

@@ -47,7 +47,7 @@ import bisect
 import hashlib
 import heapq
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -213,7 +213,7 @@ class Replay:
         """Every record, in order of creation."""
         places: dict[str, list[Entry]] = {}
         self._uncalled = 0
-        self._uncalled_in: Counter[str] = Counter()
+        self._uncalled_in: dict[str, int] = {}
         """By branch, the records of this attempt that were not asked for yet; the keyed ones under ""."""
         for checkpoint in sorted(checkpoints, key=lambda checkpoint: checkpoint.seq):
             entry, match = _load(checkpoint)
@@ -223,7 +223,7 @@ class Replay:
                 places.setdefault(match[0], []).append(entry)
                 self._uncalled += 1
             if entry.attempt == attempt:
-                self._uncalled_in[match[0]] += 1
+                self._uncalled_in[match[0]] = self._uncalled_in.get(match[0], 0) + 1
         # seqs start at 1; what is missing below a record failed for the time being, or was abandoned, in an attempt
         # before this one.
         self._first_gap = 1
@@ -293,7 +293,7 @@ class Replay:
         if branch.is_on_new_ground:
             return False
         name = branch.name
-        while not self._uncalled_in[name]:
+        while not self._uncalled_in.get(name):
             if not name:
                 return False
             name = name[: max(name.rfind("."), name.rfind("/"), 0)]
@@ -434,7 +434,8 @@ class AnswerOrder:
     """
 
     def __init__(self, recorded: Iterable[Entry] = ()) -> None:
-        self._expected = sorted((entry for entry in recorded if entry.order), key=lambda entry: entry.order)
+        self._expected = [entry for entry in recorded if entry.order]
+        self._expected.sort(key=lambda entry: entry.order)
         self._head = 0
         self._asked: list[tuple[int, int, Entry]] = []
 

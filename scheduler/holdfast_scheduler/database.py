@@ -391,8 +391,12 @@ def _bound(
     To bind a value costs the more the less the driver knows of its type: it looks for an adapter of each that is not
     exactly a number, a text or a bytearray; measured, an eighth of the scheduler's time. So bytes are bound as
     bytearrays, and columns that have one plain value throughout are written into the statement. Of few rows only NULL
-    and truth values are: each would have a statement of its own, and to prepare one costs more than to bind.
+    and truth values are, of a single one only NULL: else each would have a statement of its own, and to prepare one
+    costs more than to bind.
     """
+    if len(rows) == 1:
+        (row,) = rows
+        return tuple(["NULL" if one is None else "" for one in row]), [(_plain(one),) for one in row if one is not None]
     literals: list[str] = []
     bound: list[Sequence[Any]] = []
     for kind, column in zip(_kinds(table, columns), zip(*rows, strict=True), strict=True):
@@ -404,6 +408,11 @@ def _bound(
             convert = _CONVERT.get(kind)
             bound.append(column if convert is None else [None if one is None else convert(one) for one in column])
     return tuple(literals), bound
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    return bytearray(value) if kind is bytes else int(value) if kind is bool else value
 
 
 @lru_cache

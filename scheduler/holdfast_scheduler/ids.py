@@ -91,7 +91,9 @@ _raws: dict[str, bytes] = {}
 
 
 def _remember(raw: bytes, text: str) -> None:
-    """Keep both forms, from whatever thread. Two at a time may keep one more."""
+    """Keep both forms, from whatever thread. Two at a time may keep one more. What is no id has no second form."""
+    if len(raw) != 16:
+        return
     if len(_texts) >= KEPT:
         _texts.clear()
         _raws.clear()

@@ -27,7 +27,8 @@ _METADATA_AT_ONCE: Final = 1 << 20  # bytes
 _DOCUMENTS_AT_ONCE: Final = 500
 # Each of these repeats the condition of a partial index, so that SQLite recognizes it.
 _OPEN: Final = and_(
-    runs.c.status < sa.literal_column(str(CANCELING)), runs.c.status != sa.literal_column(str(EXECUTING))
+    sa.literal_column("+runs.status") < sa.literal_column(str(CANCELING)),
+    runs.c.status != sa.literal_column(str(EXECUTING)),
 )
 _OCCUPYING: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (EXECUTING, CANCELING)])
 _FAILED: Final = run_results.c.status > sa.literal_column(str(COMPLETED))

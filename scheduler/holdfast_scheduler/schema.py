@@ -118,14 +118,15 @@ Index(
     sqlite_where=text("status < 10 AND parent IS NOT NULL"),
 )
 
-# Which open runs have a status, for lists: DELAYED, QUEUED, WAITING. What executes is found by `runs_occupying`.
+# Which open runs have a status, for lists: DELAYED, QUEUED, WAITING. What executes is found by `runs_occupying`. The
+# plus keeps SQLite from looking for a range where the list asks for one status.
 Index(
     "runs_open",
     runs.c.namespace,
     runs.c.status,
     runs.c.id,
-    postgresql_where=text("status < 5 AND status <> 3"),
-    sqlite_where=text("status < 5 AND status <> 3"),
+    postgresql_where=text("+status < 5 AND status <> 3"),
+    sqlite_where=text("+status < 5 AND status <> 3"),
 )
 
 run_inputs = Table(

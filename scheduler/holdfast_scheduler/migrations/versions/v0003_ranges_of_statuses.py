@@ -10,7 +10,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_OPEN = sa.text("status < 5 AND status <> 3")
+_OPEN = sa.text("+status < 5 AND status <> 3")
 _CHANGED = {
     "runs": "status BETWEEN 1 AND 5 OR status BETWEEN 10 AND 15",
     "checkpoints": "status BETWEEN 1 AND 4",

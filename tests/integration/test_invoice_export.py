@@ -68,8 +68,10 @@ async def test_export_survives_the_kill_of_a_worker(
             {"EXPORT_FILE": str(destination.path), "EXPORT_SMTP": mailbox.address, "EXPORT_HOLD": str(tmp_path)},
         )
         site.start_scheduler()
-        # The scheduler prefers the worker with most free slots.
+        # The scheduler prefers the worker with most free slots, as far as it has heard of them: so one is started after
+        # the other.
         workers = {"first": site.start_worker(placement.first, name="first", slots=10)}
+        site.wait_for_workers("export-invoices")
         if placement.second:
             workers["second"] = site.start_worker(placement.second, name="second", slots=2)
         everywhere = placement.first == placement.second

@@ -26,6 +26,8 @@ NAMED_LENGTH: Final = 2_000
 """Characters of a line that names what one commit left. Beyond, the line says only that there is something."""
 ENDS_NAMED: Final = 250
 """Ended runs that one line names."""
+LINGER: Final = 5
+"""Looks for which a scheduler that is alone acts as if it were not."""
 
 
 class Replicas:
@@ -51,7 +53,8 @@ class Replicas:
         self._sending = False
         self._thread = ThreadPoolExecutor(1, "holdfast-notes")
         self.others = False
-        """Whether other schedulers share the database; judged by `count`."""
+        """Whether other schedulers share the database, or did a moment ago; judged by `count`."""
+        self._alone = 0
 
     def start(self) -> None:
         """Listen, where the database can be shared."""
@@ -64,10 +67,13 @@ class Replicas:
             self._database.listen(heard)
 
     async def count(self) -> None:
-        """Find out whether there are others."""
+        """Find out whether there are others. One that has just gone counts a few times more: nobody may have heard what
+        its last commits left, so it is to be looked for."""
         if self._database.is_shared:
             loop = asyncio.get_running_loop()
-            self.others = await loop.run_in_executor(self._thread, self._database.listeners) > 1
+            is_alone = await loop.run_in_executor(self._thread, self._database.listeners) <= 1
+            self._alone = self._alone + 1 if is_alone else 0
+            self.others = not is_alone or (self.others and self._alone < LINGER)
 
     def session(self, namespace: str, session: bytes) -> None:
         """A session that is connected elsewhere has news."""
@@ -116,7 +122,7 @@ class Replicas:
         sender, *lines = note.split("\n")
         if sender == self._me:
             return
-        self.others = True
+        self.others, self._alone = True, 0
         for line in lines:
             try:
                 self._take(*json.loads(line))

@@ -160,8 +160,6 @@ class UnitOfWork:
 
     def __init__(self, tx: Transaction, namespace: str, world: World) -> None:
         self.tx = tx
-        self.now: Final = tx.now
-        """The database's clock when the transaction began."""
         self.namespace = namespace
         self.world = world
         self.runs: dict[bytes, Run] = {}
@@ -205,6 +203,11 @@ class UnitOfWork:
         self._metadata: dict[bytes, _MetadataChange] = {}
         self.key_inserts: dict[tuple[str, bytes], tuple[Any, ...]] = {}
         self.key_updates: dict[tuple[str, bytes], tuple[Any, ...]] = {}
+
+    @property
+    def now(self) -> int:
+        """The database's clock when the transaction began; PostgreSQL tells it with the first result."""
+        return self.tx.now
 
     # --- queues -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from holdfast_scheduler.model import Left
-from holdfast_scheduler.replicas import Replicas
+from holdfast_scheduler.replicas import LINGER, Replicas
 
 
 class Wire:
@@ -17,9 +17,10 @@ class Wire:
 
     def __init__(self) -> None:
         self.ears: list[Callable[[str], None]] = []
+        self.count = 2
 
     def listeners(self) -> int:
-        return 2
+        return self.count
 
     def listen(self, heard: Callable[[str], None]) -> None:
         self.ears.append(heard)
@@ -50,6 +51,18 @@ async def _told(tell: Callable[[Replicas], None]) -> list[Any]:
     finally:
         sender.stop()
         receiver.stop()
+
+
+async def test_one_that_has_just_gone_is_looked_after() -> None:
+    """What its last commits left it may not have told any more."""
+    wire: Any = Wire()
+    replicas = Replicas(wire, b"a", on_session=print, on_queued=print, on_left=print, on_ended=print)
+    seen = []
+    for wire.count in (1, 2, *[1] * (LINGER + 1), 2, 1):
+        await replicas.count()
+        seen.append(replicas.others)
+    assert seen == [False, True, *[True] * (LINGER - 1), False, False, True, True]
+    replicas.stop()
 
 
 async def test_what_a_commit_left() -> None:

@@ -16,13 +16,13 @@ from holdfast_scheduler import ids
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
 from holdfast_scheduler.convert import (
+    check_payload,
     check_text,
     checked_tags,
     duration_us,
     id_from,
     key_use,
     new_run,
-    payload_bytes,
     refuse_constant,
     task_error_bytes,
     trace_map,
@@ -74,8 +74,10 @@ def _transition(message: w.Report, found: m.Report, limits: Limits) -> None:
     if kind is None:
         return
     if kind == "completed":
-        found.output = payload_bytes("output", message.completed.output, limits.payload_bytes, "payload_bytes")
+        output = message.completed.output
+        check_payload("output", output, limits.payload_bytes, "payload_bytes")
         found.event = rules.COMPLETE
+        found.output = output.SerializeToString()
     elif kind == "park":
         found.event = rules.PARK
         found.seen = message.park.seen_settled
@@ -159,7 +161,8 @@ def _step(step: w.StepRecord, record: m.Record, limits: Limits) -> None:
     if step.WhichOneof("outcome") == "error":
         record.error = task_error_bytes("error", step.error, limits)
     else:
-        record.value = payload_bytes("value", step.value, limits.step_result_bytes, "step_result_bytes")
+        check_payload("value", step.value, limits.step_result_bytes, "step_result_bytes")
+        record.value = step.value.SerializeToString()
 
 
 def _operation(message: w.MetadataOperation, limits: Limits) -> m.MetadataOp:

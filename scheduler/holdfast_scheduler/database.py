@@ -290,7 +290,7 @@ class SqliteTransaction(Transaction):
         # statements exist, in chunks below its limit of 32,766 parameters.
         rows: list[Row] = []
         for at in range(0, len(values), 4096):
-            chunk = [bytearray(one) if type(one) is bytes else one for one in values[at : at + 4096]]
+            chunk = [_plain(one) for one in values[at : at + 4096]]
             size = 1 << (len(chunk) - 1).bit_length()
             chunk += [chunk[-1]] * (size - len(chunk))
             self.statements += 1
@@ -380,6 +380,7 @@ def _numbered(sql: str, given: Given, before: int) -> str:
 _LITERALS: Final[dict[Any, str]] = {None: "NULL", 0: "0", 1: "1", "": "''"}
 """What is written into statements; False and True are 0 and 1."""
 _MANY: Final = 16
+"""So many rows are worth a statement of their own."""
 _CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {sa.LargeBinary: bytearray, sa.Boolean: int}
 
 

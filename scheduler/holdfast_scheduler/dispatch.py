@@ -258,7 +258,7 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
             Order(
                 run=run,
                 inputs=given,
-                checkpoints=applicable(run, checkpoints[run.id]) if run.id in checkpoints else [],
+                checkpoints=applicable(run, checkpoints.get(run.id, ())),
                 metadata=document,
                 marks=marks,
                 max_duration_us=task.max_duration_us if task is not None else None,

@@ -33,7 +33,7 @@ _OPEN: Final = and_(
 _OCCUPYING: Final = runs.c.status.in_([sa.literal_column(str(number)) for number in (EXECUTING, CANCELING)])
 _FAILED: Final = run_results.c.status > sa.literal_column(str(COMPLETED))
 _FOREIGN_QUEUE: Final = run_inputs.c.queue != sa.literal_column("''")
-_OFF_CLOCK: Final[ColumnElement[bool]] = sa.literal_column("run_inputs.off_clock", sa.Boolean)
+_OFF_CLOCK: Final[ColumnElement[bool]] = sa.literal_column("run_inputs.off_clock")  # as Boolean it is written "= 1"
 _OWN_QUEUE: Final = "task/"
 
 

@@ -227,6 +227,20 @@ def test_a_status_is_a_place_in_its_index(migrated_sqlite_url: str) -> None:
     database.close()
 
 
+def test_runs_with_foreign_ids_have_an_index_of_their_own(migrated_sqlite_url: str) -> None:
+    """SQLite takes it only where its condition is said in the same words."""
+    database = Database.open(migrated_sqlite_url)
+    fill(database, 1_000)
+    with database.engine.connect() as connection:
+        statements = Statements(connection)
+        assert listed(connection, f'created_after = "{instant(990)}"') == list(range(999, 990, -1))
+        plans = [plan for statement, plan in statements.plans() if "off_clock" in statement]
+        assert plans
+        for plan in plans:
+            assert "run_inputs_off_clock (namespace=? AND created_at>?" in plan, plan
+    database.close()
+
+
 def test_what_nothing_meets_is_looked_for_page_by_page(database: Database) -> None:
     """No page looks at more than its share of the runs; together they look at all of them."""
     fill(database, 1_000)

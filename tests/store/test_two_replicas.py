@@ -88,7 +88,7 @@ def test_promise_2_no_run_is_claimed_twice(two: tuple[Driver, Driver]) -> None:
 
 def test_promise_7_a_childs_end_on_another_replica_always_wakes_its_parent(two: tuple[Driver, Driver]) -> None:
     """The parent parks, joins by key or times out on one replica while the child ends on the other."""
-    home = two[0].worker("parent", slots=5_000, places=5_000)  # two a round stay: whoever was answered in time executes on
+    home = two[0].worker("parent", slots=5_000, places=5_000)  # those answered in time execute on, two a round
     away = two[1].worker("t", slots=50)
     open_parents: list[bytes] = []
 

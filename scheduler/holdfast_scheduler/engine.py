@@ -24,7 +24,7 @@ from holdfast_scheduler.retention_loop import RetentionLoop
 from holdfast_scheduler.settings import Settings
 from holdfast_scheduler.timers import Timers
 from holdfast_scheduler.unit_of_work import World
-from holdfast_scheduler.watching import Watchers
+from holdfast_scheduler.watching import RECENT_BYTES, Watchers
 
 log = logging.getLogger("holdfast.scheduler")
 
@@ -35,6 +35,8 @@ SUPERSEDED: Final = "CONNECTION_SUPERSEDED"
 """What the older one of two connections of a session ends with."""
 SCHEDULES_AT_ONCE: Final = 50
 """Schedules that fire in one command."""
+NOTICED_AT_ONCE: Final = 1_000
+"""Ends of other replicas that one read looks up, with results of up to `RECENT_BYTES` each."""
 STOP_WAIT: Final = 5.0
 """Seconds that the last commits may take when the scheduler stops."""
 
@@ -92,6 +94,9 @@ class Engine:
             on_ended=self._ended_elsewhere,
         )
         self._looking: set[asyncio.Task[None]] = set()
+        self._heard: dict[str, list[bytes]] = {}
+        """Watched runs of which another replica has said that they ended."""
+        self._is_noticing = False
         self._commits = CommitLoop(
             database, self._world, self.replica, self._offers, self._after_commit, self._close_connections
         )
@@ -355,10 +360,24 @@ class Engine:
     def _ended_elsewhere(self, namespace: str, run_ids: list[bytes]) -> None:
         watched = self.watchers.among(namespace, run_ids)
         if watched:
-            self._later(self._notice_ends(namespace, watched))
+            self._heard.setdefault(namespace, []).extend(watched)
+            if not self._is_noticing:
+                self._is_noticing = True
+                self._later(self._notice_heard())
+
+    async def _notice_heard(self) -> None:
+        """One read at a time: the ends that are heard of meanwhile are read together by the next one."""
+        try:
+            while self._heard:
+                await self._notice_ends(*self._heard.popitem())
+        finally:
+            self._is_noticing = False
 
     async def _notice_ends(self, namespace: str, watched: list[bytes]) -> None:
-        self.watchers.noticed(namespace, await self.read(reads.ended_watched, namespace, watched))
+        for at in range(0, len(watched), NOTICED_AT_ONCE):
+            part = watched[at : at + NOTICED_AT_ONCE]
+            found = await self.read(reads.ended_watched, namespace, part, RECENT_BYTES)
+            self.watchers.noticed(namespace, found)
 
     def _told(self, session: bytes, run_id: bytes) -> int:
         connection = self._connections.get(session)

@@ -580,6 +580,16 @@ class Refusal:
 
 
 @dataclass(slots=True, eq=False)
+class RunEnd:
+    """How a run ended; `output` is a serialized Payload, `error` a serialized TaskError. Shared, so never changed."""
+
+    run_id: bytes
+    status: int
+    output: bytes | None
+    error: bytes | None
+
+
+@dataclass(slots=True, eq=False)
 class Order:
     """A run that a session shall start (`inputs` set) or resume in place (`inputs` None)."""
 

@@ -181,7 +181,12 @@ class PostgresTransaction(Transaction):
             return
         found = list(zip(*rows, strict=True))
         single = [column.count(column[0]) == len(column) for column in found]
-        if all(single):  # one array has to say how many rows there are
+        if make in _JOINS:
+            # A key is found as a whole. Of a table without statistics PostgreSQL believes that few of its rows are in
+            # the namespace that all keys share: told it as one value, it would read all of them in every commit.
+            keys = len(columns) if more is None else len(more)
+            single[:keys] = [False] * keys
+        elif all(single):  # one array has to say how many rows there are
             single[0] = False
         with self._database.errors:
             params = [
@@ -189,7 +194,7 @@ class PostgresTransaction(Transaction):
                 for kind, column, is_single in zip(_kinds(table, columns), found, single, strict=True)
             ]
             # A plan of a join that is kept was made when the table was small, and may then read all of it in every
-            # commit, until its statistics are gathered. One that is made anew knows how many rows the arrays have.
+            # commit. One that is made anew knows how large the table is and how many rows the arrays have.
             self._send(make(table, tuple(single), columns, more), params, keeps_plan=make not in _JOINS)
 
     def commit(self) -> None:
@@ -315,6 +320,10 @@ PATIENT_LOCK: Final = "10s"
 HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
 
+RANDOM_PAGE_COST: Final = 1.1
+"""What PostgreSQL's planner counts for a page that is read out of turn, in units of one that is read in turn. Its
+default of 4 is meant for turning disks."""
+
 
 class PostgresDatabase(Database):
     """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
@@ -357,7 +366,9 @@ class PostgresDatabase(Database):
             keepalives_count=3,
             tcp_user_timeout=10_000,
             application_name=name,
-            options=f"-c jit=off -c lock_timeout={PATIENT_LOCK} -c idle_in_transaction_session_timeout=30s",
+            # What it looks up by key was written moments ago and lies in memory: a page costs the same wherever it is.
+            options=f"-c jit=off -c random_page_cost={RANDOM_PAGE_COST} -c lock_timeout={PATIENT_LOCK}"
+            " -c idle_in_transaction_session_timeout=30s",
         )
 
     def _of_driver(self, error: BaseException) -> Exception | None:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, func, select
 from holdfast_scheduler.database import clock_of, commit_horizon
 from holdfast_scheduler.filter import RunFilter, TokenFilter
 from holdfast_scheduler.listing import Bounds, page_of_ids
-from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, EXECUTING, PENDING, QUEUED
+from holdfast_scheduler.model import BATCH, BATCH_TRIGGER, EXECUTING, PENDING, QUEUED, RunEnd
 from holdfast_scheduler.queue_reads import CLAIMABLE, QueueFacts, busy_with, queue_facts
 from holdfast_scheduler.schema import (
     attempts,
@@ -51,6 +51,7 @@ def _chunks(run_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 _INPUT = and_(run_inputs.c.namespace == runs.c.namespace, run_inputs.c.run_id == runs.c.id)
+_RESULT_BYTES = func.coalesce(func.length(run_results.c.output), 0) + func.coalesce(func.length(run_results.c.error), 0)
 _RESULT = and_(run_results.c.namespace == runs.c.namespace, run_results.c.run_id == runs.c.id)
 _METADATA = and_(run_metadata.c.namespace == runs.c.namespace, run_metadata.c.run_id == runs.c.id)
 _SESSION = and_(sessions.c.namespace == runs.c.namespace, sessions.c.id == runs.c.session)
@@ -201,18 +202,28 @@ def key_holder(connection: Connection, namespace: str, digest: bytes) -> bytes |
 # --- ends and changes -------------------------------------------------------------------------------------------------
 def ended_runs(connection: Connection, namespace: str, run_ids: Sequence[bytes]) -> list[tuple[bytes, int, int]]:
     """(run id, final status, bytes of output and error) of those runs that have ended."""
-    size = func.coalesce(func.length(run_results.c.output), 0) + func.coalesce(func.length(run_results.c.error), 0)
     found: list[tuple[bytes, int, int]] = []
     for chunk in _chunks(run_ids):
         of_chunk = run_results.c.namespace == namespace, run_results.c.run_id.in_(chunk)
-        query = select(run_results.c.run_id, run_results.c.status, size).where(*of_chunk)
+        query = select(run_results.c.run_id, run_results.c.status, _RESULT_BYTES).where(*of_chunk)
         found += [(run_id, status, bytes_) for run_id, status, bytes_ in connection.execute(query)]
     return found
 
 
-def ended_watched(connection: Connection, namespace: str, watched: Sequence[bytes]) -> list[tuple[bytes, int]]:
-    """(run id, bytes of the result) of those watched runs that have ended: what `Watchers.noticed` is to be told."""
-    return [(run_id, size) for run_id, _, size in ended_runs(connection, namespace, watched)]
+def ended_watched(
+    connection: Connection, namespace: str, watched: Sequence[bytes], short: int
+) -> list[tuple[bytes, int, RunEnd | None]]:
+    """(run id, bytes of the result, the result if it has at most `short`) of those watched runs that have ended: what
+    `Watchers.noticed` is to be told."""
+    is_short = short >= _RESULT_BYTES
+    output, error = sa.case((is_short, run_results.c.output)), sa.case((is_short, run_results.c.error))
+    found: list[tuple[bytes, int, RunEnd | None]] = []
+    for chunk in _chunks(watched):
+        of_chunk = run_results.c.namespace == namespace, run_results.c.run_id.in_(chunk)
+        query = select(run_results.c.run_id, run_results.c.status, _RESULT_BYTES, output, error).where(*of_chunk)
+        for run_id, status, size, *result in connection.execute(query):
+            found.append((run_id, size, RunEnd(run_id, status, *result) if size <= short else None))
+    return found
 
 
 @dataclass(slots=True)

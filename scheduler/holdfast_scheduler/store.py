@@ -98,6 +98,9 @@ CHECKPOINT_COLUMNS: Final = (
     "location",
     "failed_in",
 )
+# Without `|| ''` PostgreSQL may read all runs of the namespace beside those of the sessions: of a table without
+# statistics it believes that they are few.
+_SESSION_IN: Final = "namespace || '' = ? AND session {in}"
 _CHECKPOINT_SELECT: Final = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS[1:])
 
 
@@ -121,7 +124,7 @@ def expect_runs(tx: Transaction, namespace: str, runs: Sequence[Run]) -> None:
 
 def load_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Run]:
     """Lock and load the open runs that a session executes or holds parked."""
-    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND session {{in}}"
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE {_SESSION_IN}"
     return [Run(*row) for row in tx.fetch_in(sql, [session], (namespace,), lock="id")]
 
 
@@ -177,16 +180,13 @@ def claim_parked(
     """Load woken runs whose parked bodies these sessions hold, oldest order first; only those in queues that need
     admission (`gated` True), only the others (False), or all (None)."""
     which = "" if gated is None else f" AND {_GATED}" if gated else f" AND NOT {_GATED}"
-    sql = (
-        f"SELECT {_RUN_SELECT} FROM runs WHERE namespace = ? AND status = 2 AND session {{in}}{which}"
-        " ORDER BY order_at, id"
-    )
+    sql = f"SELECT {_RUN_SELECT} FROM runs WHERE {_SESSION_IN} AND status = 2{which} ORDER BY order_at, id"
     return [Run(*row) for row in tx.claim_in(sql, sessions, (namespace,), limit)]
 
 
 def has_woken(tx: Transaction, namespace: str, sessions: Sequence[bytes]) -> bool:
     """Whether any of these sessions holds a parked body that is to go on."""
-    sql = "SELECT 1 FROM runs WHERE namespace = ? AND status = 2 AND session {in} LIMIT 1"
+    sql = f"SELECT 1 FROM runs WHERE {_SESSION_IN} AND status = 2 LIMIT 1"
     return bool(tx.fetch_in(sql, sessions, (namespace,)))
 
 
@@ -682,7 +682,7 @@ def take_pending_events(tx: Transaction, limit: int) -> list[Row]:
 
 def peek_session_runs(tx: Transaction, namespace: str, session: bytes) -> list[Row]:
     """(id, fence, status, pushed) of a session's runs, without a lock: what a replica compares with what it told."""
-    sql = "SELECT id, fence, status, pushed FROM runs WHERE namespace = ? AND session {in}"
+    sql = f"SELECT id, fence, status, pushed FROM runs WHERE {_SESSION_IN}"
     return tx.fetch_in(sql, [session], (namespace,))
 
 

@@ -11,18 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
-
-@dataclass(slots=True, eq=False)
-class RunEnd:
-    """How a run ended; `output` is a serialized Payload, `error` a serialized TaskError. Shared, so never changed."""
-
-    run_id: bytes
-    status: int
-    output: bytes | None
-    error: bytes | None
+from holdfast_scheduler.model import RunEnd
 
 
 class Stoppable(Protocol):
@@ -49,7 +40,7 @@ _UNKNOWN: Final = object()
 RECENT_RUNS: Final = 10_000
 """Runs of which this replica remembers that it made them, and how they ended."""
 RECENT_BYTES: Final = 2_048
-"""A longer result is not remembered but read."""
+"""A longer result is not remembered but read by those who want it, when they have room for it."""
 
 
 class Watchers:
@@ -126,14 +117,18 @@ class Watchers:
                 sink.ended(end)
         self._forget_if_empty(namespace)
 
-    def noticed(self, namespace: str, found: Iterable[tuple[bytes, int]]) -> None:
-        """Runs were found to have ended, by another replica's commit for example: (run id, bytes of the result)."""
+    def noticed(self, namespace: str, found: Iterable[tuple[bytes, int, RunEnd | None]]) -> None:
+        """Runs were found to have ended, by another replica's commit for example: (run id, bytes of the result, how it
+        ended or None where that is long and to be read by those who want it)."""
         runs = self._sinks.get(namespace)
         if runs is None:
             return
-        for run_id, size in found:
+        for run_id, size, end in found:
             for sink in runs.pop(run_id, ()):
-                sink.noticed(run_id, size)
+                if end is not None:
+                    sink.ended(end)
+                else:
+                    sink.noticed(run_id, size)
         self._forget_if_empty(namespace)
 
     def changed(self, namespace: str, run_ids: Iterable[bytes]) -> None:

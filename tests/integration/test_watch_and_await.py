@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from grpc import aio
 
@@ -99,18 +100,21 @@ async def test_await_runs_loses_no_end_between_subscription_and_read(lite: Edge)
     assert results == [text(run_id)]
 
 
-async def test_await_runs_notices_what_another_replica_ended(edge: Edge) -> None:
+@pytest.mark.parametrize("size", [1, 5_000])
+async def test_await_runs_notices_what_another_replica_ended(edge: Edge, size: int) -> None:
     from holdfast_scheduler import reads
 
+    output = b"5" * size
     run_id = edge.engine.insert()
     stream = edge.runs.AwaitRuns()
     await stream.write(pb.AwaitRunsRequest(add=[text(run_id)]))
     await watched(edge, run_id)
-    edge.engine.end(run_id, b"5", tell=False)
-    found = await edge.engine.read(reads.ended_watched, "default", [run_id])
+    edge.engine.end(run_id, output, tell=False)
+    found = await edge.engine.read(reads.ended_watched, "default", [run_id], 2_048)
+    assert [end is None for _, _, end in found] == [size > 2_048]  # a long result is read by whoever wants it
     edge.engine.watchers.noticed("default", found)
     response = await stream.read()
-    assert [(r.run_id, r.output.data) for r in response.results] == [(text(run_id), b"5")]
+    assert [(r.run_id, r.output.data) for r in response.results] == [(text(run_id), output)]
     stream.cancel()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from holdfast_scheduler.watching import RunEnd, Watchers
+from holdfast_scheduler.model import RunEnd
+from holdfast_scheduler.watching import Watchers
 
 A, B = b"a" * 16, b"b" * 16
 
@@ -27,7 +28,7 @@ class Notes:
 def test_nobody_watches() -> None:
     watchers = Watchers()
     watchers.ended("n", [(A, 10, None, None)])
-    watchers.noticed("n", [(A, 1)])
+    watchers.noticed("n", [(A, 1, None)])
     watchers.changed("n", [A])
     assert watchers.watched() == {}
 
@@ -59,9 +60,17 @@ def test_changes_go_on_until_the_end() -> None:
     watchers.add("n", A, notes)
     watchers.changed("n", [A, B])
     watchers.changed("n", [A])
-    watchers.noticed("n", [(A, 5)])
+    watchers.noticed("n", [(A, 5, None)])
     watchers.changed("n", [A])
     assert notes.seen == [("changed", A), ("changed", A), ("noticed", A, 5)]
+    assert watchers.watched() == {}
+
+
+def test_an_end_that_is_noticed_with_its_result_needs_no_look() -> None:
+    watchers, notes = Watchers(), Notes()
+    watchers.add("n", A, notes)
+    watchers.noticed("n", [(A, 3, RunEnd(A, 10, b"out", None)), (B, 5, None)])
+    assert notes.seen == [("ended", A, 10, b"out", None)]
     assert watchers.watched() == {}
 
 

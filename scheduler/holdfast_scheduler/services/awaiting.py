@@ -17,8 +17,8 @@ from holdfast_scheduler import ids, reads
 from holdfast_scheduler.convert import id_from, namespace_from
 from holdfast_scheduler.errors import ShuttingDownError, invalid, too_large
 from holdfast_scheduler.messages import add_result
+from holdfast_scheduler.model import RunEnd
 from holdfast_scheduler.services.seam import Engine
-from holdfast_scheduler.watching import RunEnd
 
 _SMALL = 64  # bytes that a result takes beside its output or error
 

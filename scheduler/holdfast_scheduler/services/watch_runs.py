@@ -25,9 +25,8 @@ from holdfast_scheduler import ids, reads
 from holdfast_scheduler.convert import check_text, id_from, namespace_from
 from holdfast_scheduler.errors import RefusedError, ShuttingDownError, invalid, not_found
 from holdfast_scheduler.messages import run_message
-from holdfast_scheduler.model import is_final
+from holdfast_scheduler.model import RunEnd, is_final
 from holdfast_scheduler.services.seam import Engine
-from holdfast_scheduler.watching import RunEnd
 
 _READ_AT_ONCE: Final = 16  # runs, each with an output and metadata of up to 1.25 MiB
 _ENDS_AT_ONCE: Final = 1_000

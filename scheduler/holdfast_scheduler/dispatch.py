@@ -252,20 +252,24 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
         task = unit.world.definition(unit.namespace, run.task, run.version)
         if task is not None and run.id in unit.rebound:
             _take_limits(unit, run, task, inputs.get(run.id))
-        document, marks = metadata.get(run.id, (new.metadata if new is not None else b"", b""))
-        given = unit.inputs_of(run.id, new) if new is not None else inputs[run.id]
-        unit.delivery(run.session).starts.append(
-            Order(
+        max_duration_us = task.max_duration_us if task is not None else None
+        if new is not None:
+            given = unit.inputs_of(run.id, new)
+            order = Order(run, given, [], new.metadata, max_duration_us=max_duration_us)
+        else:
+            given = inputs[run.id]
+            document, marks = metadata.get(run.id, (b"", b""))
+            order = Order(
                 run=run,
                 inputs=given,
                 checkpoints=applicable(run, checkpoints.get(run.id, ())),
                 metadata=document,
                 marks=marks,
-                max_duration_us=task.max_duration_us if task is not None else None,
+                max_duration_us=max_duration_us,
                 executed_us=rules.executed_us(run, given.created_at) if run.fence > 1 else 0,
                 is_reentry=run.fence > 1,
             )
-        )
+        unit.delivery(run.session).starts.append(order)
 
 
 def _take_limits(unit: UnitOfWork, run: Run, task: TaskRow, inputs: Inputs | None) -> None:

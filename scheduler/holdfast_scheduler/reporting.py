@@ -123,10 +123,9 @@ def _why_refused(run: Run | None, session: bytes, report: Report) -> Refusal | N
         return refused(m.REFUSED_ENDED, f"the run is {m.STATUS_NAMES[run.status]}")
     if report.fence != run.fence or run.session != session:
         return refused(m.REFUSED_STALE, f"the run's fence is {run.fence}, the report's {report.fence}")
-    by_clean_up = all(record.shielded for record in report.records)
-    if run.status == m.CANCELING and report.event not in _ENDING and not by_clean_up:
-        return refused(m.REFUSED_CANCELING, "the run is being canceled")
-    return None
+    if run.status != m.CANCELING or report.event in _ENDING or all(record.shielded for record in report.records):
+        return None  # what is shielded, clean-up asks for
+    return refused(m.REFUSED_CANCELING, "the run is being canceled")
 
 
 def _transition(unit: UnitOfWork, run: Run, report: Report) -> None:

@@ -186,3 +186,15 @@ def test_how_old_a_call_was_when_it_was_sent(asked_at: int, sent_at: int, age: i
     found = report(w.Report(run_id=RUN, fence=1, number=1, records=[record]), Limits(), sent_at)
     assert not found.invalid
     assert found.records[0].age_us == age
+
+
+@pytest.mark.parametrize("around", [4_000, 4_200])
+@pytest.mark.parametrize("kind", ["output", "step"])
+def test_what_surrounds_the_data_of_a_small_result_is_bounded(kind: str, around: int) -> None:
+    payload = Payload(data=b"1", meta={"key": "x" * around})
+    message = w.Report(run_id=RUN, fence=1, number=1)
+    if kind == "output":
+        message.completed.output.CopyFrom(payload)
+    else:
+        message.records.add(seq=1, identity="step:s", name="s").step.value.CopyFrom(payload)
+    assert ("payload_frame" in report(message, Limits()).invalid) == (around > 4_096)

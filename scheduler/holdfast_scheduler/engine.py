@@ -400,6 +400,7 @@ class Engine:
 
     async def _look(self) -> None:
         """Each second: what nobody else would move, and what other replicas have ended."""
+        watched_before: dict[str, set[bytes]] = {}
         while True:
             await asyncio.sleep(self.settings.look_pause)
             steady = self._commits.steady_since
@@ -417,8 +418,12 @@ class Engine:
                 if self._replicas.others:
                     for connection in list(self._connections.values()):
                         await self._catch_up(connection)
-                for namespace, watched in self.watchers.watched().items():
-                    await self._notice_ends(namespace, watched)
+                watched = self.watchers.watched()
+                for namespace, run_ids in watched.items():
+                    # Those that were watched a look ago. Most end before that, and whoever ends them says so.
+                    lasting = watched_before.get(namespace, ())
+                    await self._notice_ends(namespace, [run_id for run_id in run_ids if run_id in lasting])
+                watched_before = {namespace: set(run_ids) for namespace, run_ids in watched.items()}
             except asyncio.CancelledError:
                 raise
             except Exception as error:

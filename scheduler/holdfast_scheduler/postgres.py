@@ -409,8 +409,9 @@ class PostgresDatabase(Database):
         try:
             if self._notifier is None or self._notifier.closed:
                 self._notifier = self.connect(autocommit=True)
-            for note in notes:
-                self._notifier.execute("SELECT pg_notify('holdfast', %s)", (note,))
+            # All at once, so that those who hear them look once.
+            sql = "SELECT pg_notify('holdfast', note) FROM unnest(%s::text[]) AS given(note)"
+            self._notifier.execute(sql, (list(notes),))
         except psycopg.Error:
             self._notifier = None
 

@@ -2,7 +2,7 @@
 
 The database is the only truth. A note says no more than "look": which sessions have news, in which namespace runs were
 queued, where runs ended. Whatever it says can be read from rows, so that a note which is lost costs no more than the
-second until the next look.
+second until the next look; for an end, two.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The engine calls `ended` and `changed` after each commit. For a run that nobody watches this costs one look-up in a
 dictionary. With several replicas an end committed elsewhere is found by `reads.ended_watched`, which the engine may run
-each second over `watched()`, and is passed to `noticed`.
+each second over those of `watched()` that were watched a second ago, and is passed to `noticed`.
 
 Subscribe before reading the database: then an end between the two is not lost. It may be seen twice; sinks take care.
 """
@@ -95,7 +95,7 @@ class Watchers:
 
     def standing(self, namespace: str, run_id: bytes) -> tuple[bool, RunEnd | None]:
         """(whether it is remembered, how it ended or None while it is open). An open one that another replica ends is
-        noticed within a second."""
+        noticed within two looks."""
         found = self._recent.get((namespace, run_id), _UNKNOWN)
         return (False, None) if found is _UNKNOWN else (True, cast("RunEnd | None", found))
 

@@ -358,7 +358,7 @@ class Engine:
             self.send(m.Look(namespace))
 
     def _ended_elsewhere(self, namespace: str, run_ids: list[bytes]) -> None:
-        watched = self.watchers.among(namespace, run_ids)
+        watched = self.watchers.heard(namespace, run_ids)
         if watched:
             self._heard.setdefault(namespace, []).extend(watched)
             if not self._is_noticing:

@@ -10,7 +10,7 @@ Subscribe before reading the database: then an end between the two is not lost. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, cast
 
 from holdfast_scheduler.model import RunEnd
@@ -80,8 +80,11 @@ class Watchers:
         """The ids of the runs that are watched, by namespace."""
         return {namespace: list(runs) for namespace, runs in self._sinks.items()}
 
-    def among(self, namespace: str, run_ids: Iterable[bytes]) -> list[bytes]:
-        """Those of the runs that are watched."""
+    def heard(self, namespace: str, run_ids: Sequence[bytes]) -> list[bytes]:
+        """Another replica has ended these runs. Returns those that are watched: their ends are to be read. None is
+        remembered as open any longer, so whoever awaits one from now on has the database looked at."""
+        for run_id in run_ids:
+            self._recent.pop((namespace, run_id), None)
         runs = self._sinks.get(namespace, {})
         return [run_id for run_id in run_ids if run_id in runs]
 
@@ -95,7 +98,7 @@ class Watchers:
 
     def standing(self, namespace: str, run_id: bytes) -> tuple[bool, RunEnd | None]:
         """(whether it is remembered, how it ended or None while it is open). An open one that another replica ends is
-        noticed within two looks."""
+        heard of, or noticed within two looks."""
         found = self._recent.get((namespace, run_id), _UNKNOWN)
         return (False, None) if found is _UNKNOWN else (True, cast("RunEnd | None", found))
 

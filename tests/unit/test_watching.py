@@ -51,8 +51,8 @@ def test_namespaces_are_apart() -> None:
     watchers.changed("other", [A])
     assert notes.seen == []
     assert watchers.watched() == {"one": [A]}
-    assert watchers.among("one", [B, A]) == [A]
-    assert watchers.among("other", [B, A]) == []
+    assert watchers.heard("one", [B, A]) == [A]
+    assert watchers.heard("other", [B, A]) == []
 
 
 def test_changes_go_on_until_the_end() -> None:
@@ -72,6 +72,14 @@ def test_an_end_that_is_noticed_with_its_result_needs_no_look() -> None:
     watchers.noticed("n", [(A, 3, RunEnd(A, 10, b"out", None)), (B, 5, None)])
     assert notes.seen == [("ended", A, 10, b"out", None)]
     assert watchers.watched() == {}
+
+
+def test_a_run_that_was_heard_to_have_ended_is_remembered_as_open_no_longer() -> None:
+    watchers = Watchers()
+    watchers.created("n", [A, B])
+    assert watchers.heard("n", [A]) == []
+    assert watchers.standing("n", A) == (False, None)
+    assert watchers.standing("n", B) == (True, None)
 
 
 def test_discard() -> None:

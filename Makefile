@@ -44,6 +44,7 @@ dev: $(READY) ## Make .venv with everything needed to work on Holdfast
 
 clean: ## Remove .venv, caches and what the demo left
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo .bench .holdfast dist build
+	rm -rf tests/clients/typescript/dist tests/clients/typescript/gen tests/clients/typescript/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than pyproject.toml when everything in it is installed, so a second run is quick.

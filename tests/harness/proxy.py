@@ -110,7 +110,16 @@ class Proxy(worker_service_pb2_grpc.WorkerServiceServicer):
 
     def close(self) -> None:
         """Break everything and stop."""
-        self.call(self._server.stop(None))
+
+        async def stop() -> None:
+            await self._server.stop(None)
+            caught = asyncio.all_tasks() - {asyncio.current_task()}  # by catches that nobody has released
+            for task in caught:
+                task.cancel()
+            if caught:
+                await asyncio.wait(caught, timeout=DEADLINE_S)
+
+        self.call(stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE_S)
 

@@ -95,8 +95,7 @@ class Engine:
         )
         self._looking: set[asyncio.Task[None]] = set()
         self._heard: dict[str, list[bytes]] = {}
-        """Watched runs of which another replica has said that they ended."""
-        self._is_noticing = False
+        """Watched runs of which another replica has said that they ended, of the namespaces for which ends are read."""
         self._commits = CommitLoop(
             database, self._world, self.replica, self._offers, self._after_commit, self._close_connections
         )
@@ -149,6 +148,8 @@ class Engine:
             self._retention.stop()
         if self._look_task is not None:
             self._look_task.cancel()
+        for task in self._looking:
+            task.cancel()
         self._replicas.stop()
         self._timers.stop()
         self._token_timers.stop()
@@ -359,19 +360,21 @@ class Engine:
 
     def _ended_elsewhere(self, namespace: str, run_ids: list[bytes]) -> None:
         watched = self.watchers.heard(namespace, run_ids)
-        if watched:
-            self._heard.setdefault(namespace, []).extend(watched)
-            if not self._is_noticing:
-                self._is_noticing = True
-                self._later(self._notice_heard())
+        if watched and namespace in self._heard:
+            self._heard[namespace] += watched
+        elif watched:
+            self._heard[namespace] = watched
+            self._later(self._notice_heard(namespace))
 
-    async def _notice_heard(self) -> None:
-        """One read at a time: the ends that are heard of meanwhile are read together by the next one."""
+    async def _notice_heard(self, namespace: str) -> None:
+        """One read at a time: the ends that are heard of meanwhile are read together by the next one. If one fails, the
+        look finds them."""
         try:
-            while self._heard:
-                await self._notice_ends(*self._heard.popitem())
+            while watched := self._heard[namespace]:
+                self._heard[namespace] = []
+                await self._notice_ends(namespace, watched)
         finally:
-            self._is_noticing = False
+            del self._heard[namespace]
 
     async def _notice_ends(self, namespace: str, watched: list[bytes]) -> None:
         for at in range(0, len(watched), NOTICED_AT_ONCE):

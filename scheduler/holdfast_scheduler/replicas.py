@@ -92,8 +92,12 @@ class Replicas:
     def ended(self, namespace: str, run_ids: Sequence[bytes]) -> None:
         """Runs ended that somebody may await elsewhere. They are named: whoever hears of an end and does not know whose
         would have to look after every run that it watches, at every commit of the others."""
-        for at in range(0, len(run_ids), ENDS_NAMED) if self.others else ():
-            self._send("e", namespace, b64encode(b"".join(run_ids[at : at + ENDS_NAMED])).decode())
+        if not self.others:
+            return
+        room = NOTE_LENGTH - len(self._me) - len(json.dumps(["e", namespace, ""])) - 1
+        most = min(ENDS_NAMED, room * 3 // 4 // 16)  # a namespace of 256 characters leaves room for more than a hundred
+        for at in range(0, len(run_ids), most):
+            self._send("e", namespace, b64encode(b"".join(run_ids[at : at + most])).decode())
 
     def _send(self, *line: Any) -> None:
         if not self.others:

@@ -127,6 +127,7 @@ class Watchers:
         if runs is None:
             return
         for run_id, size, end in found:
+            self._recent.pop((namespace, run_id), None)  # it would be remembered as open
             for sink in runs.pop(run_id, ()):
                 if end is not None:
                     sink.ended(end)

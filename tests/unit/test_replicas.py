@@ -91,6 +91,31 @@ async def test_names_may_hold_anything() -> None:
         assert told == [namespace, session]
 
 
+async def test_no_note_is_longer_than_postgresql_takes() -> None:
+    wire: Any = Wire()
+    heard: list[bytes] = []
+    lengths: list[int] = []
+
+    def hear(_namespace: str, run_ids: list[bytes]) -> None:
+        heard.extend(run_ids)
+
+    names = b"a" * 16, b"b" * 16
+    both = [Replicas(wire, one, on_session=print, on_queued=print, on_left=print, on_ended=hear) for one in names]
+    both[1].start()
+    wire.ears.append(lambda note: lengths.append(len(note)))
+    await both[0].count()
+    ended = [number.to_bytes(16, "big") for number in range(1_000)]
+    for namespace in ("default", "😀" * 256):
+        both[0].ended(namespace, ended)
+    async with asyncio.timeout(10):
+        while len(heard) < 2_000:
+            await asyncio.sleep(0.01)
+    assert sorted(heard) == sorted(ended * 2)
+    assert max(lengths) < 8_000
+    for one in both:
+        one.stop()
+
+
 async def test_a_line_that_is_not_understood_costs_no_other() -> None:
     def tell(replicas: Replicas) -> None:
         replicas._waiting['["e", "default"]'] = None

@@ -254,8 +254,7 @@ def _order_starts(unit: UnitOfWork, starts: list[Run]) -> None:
             _take_limits(unit, run, task, inputs.get(run.id))
         max_duration_us = task.max_duration_us if task is not None else None
         if new is not None:
-            given = unit.inputs_of(run.id, new)
-            order = Order(run, given, [], new.metadata, max_duration_us=max_duration_us)
+            order = Order(run, unit.inputs_of(run.id, new), [], new.metadata, max_duration_us=max_duration_us)
         else:
             given = inputs[run.id]
             document, marks = metadata.get(run.id, (b"", b""))

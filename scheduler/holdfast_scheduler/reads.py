@@ -214,16 +214,16 @@ def ended_watched(
     connection: Connection, namespace: str, watched: Sequence[bytes], short: int
 ) -> list[tuple[bytes, int, RunEnd | None]]:
     """(run id, bytes of the result, the result if it has at most `short`) of those watched runs that have ended: what
-    `Watchers.noticed` is to be told."""
+    `Watchers.noticed` is to be told. The caller has bounded how many it asks for, and with that the bytes."""
     is_short = short >= _RESULT_BYTES
     output, error = sa.case((is_short, run_results.c.output)), sa.case((is_short, run_results.c.error))
-    found: list[tuple[bytes, int, RunEnd | None]] = []
-    for chunk in _chunks(watched):
-        of_chunk = run_results.c.namespace == namespace, run_results.c.run_id.in_(chunk)
-        query = select(run_results.c.run_id, run_results.c.status, _RESULT_BYTES, output, error).where(*of_chunk)
-        for run_id, status, size, *result in connection.execute(query):
-            found.append((run_id, size, RunEnd(run_id, status, *result) if size <= short else None))
-    return found
+    query = select(run_results.c.run_id, run_results.c.status, _RESULT_BYTES, output, error).where(
+        run_results.c.namespace == namespace, run_results.c.run_id.in_(watched)
+    )
+    return [
+        (run_id, size, RunEnd(run_id, status, *result) if size <= short else None)
+        for run_id, status, size, *result in connection.execute(query)
+    ]
 
 
 @dataclass(slots=True)

@@ -254,7 +254,7 @@ class CommitLoop:
             if self.steady_since is None:
                 self.steady_since = time.monotonic()
             self._note(batch)
-            self._after(batch.committed)
+            self._tell(batch.committed)
             for waiting, outcome in zip(taken, batch.outcomes, strict=True):
                 if waiting.future is None or waiting.future.done():
                     continue
@@ -265,6 +265,13 @@ class CommitLoop:
             # Let the loop send what this commit brought, and take what has arrived meanwhile: that is the next batch.
             for _ in range(TURNS):
                 await asyncio.sleep(0)
+
+    def _tell(self, committed: list[Committed]) -> None:
+        try:
+            self._after(committed)
+        except Exception:
+            log.exception("what a commit brought cannot be told")
+            self._in_doubt()  # it counts all the same; workers ask for what they have not heard
 
     def _begin(self) -> None:
         """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""

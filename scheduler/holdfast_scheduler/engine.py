@@ -28,6 +28,9 @@ from holdfast_scheduler.watching import RECENT_BYTES, Watchers
 
 log = logging.getLogger("holdfast.scheduler")
 
+PUT_OFF: Final = (RequestError, sa.exc.SQLAlchemyError)
+"""What a look meets while the database is away or slow; the next one goes on."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -67,10 +70,15 @@ class Connection(Protocol):
 
 
 class Engine:
-    """One per scheduler process. Make and use it in a running event loop."""
+    """One per scheduler process. Make and use it in a running event loop.
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    `on_failure` is called when it can do no more, which only a defect of it can bring about; `has_failed` says so.
+    """
+
+    def __init__(self, database: Database, settings: Settings, on_failure: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        self.has_failed = False
+        self._on_failure = on_failure
         self.database = database
         self.watchers = Watchers()
         self.replica = ids.new_id()
@@ -127,10 +135,18 @@ class Engine:
             self._world.learn(namespace, row)
         self._replicas.start()
         self._loop_task = loop.create_task(self._commits.run())
+        self._loop_task.add_done_callback(self._commits_ended)
         self._look_task = loop.create_task(self._look())
         if self.settings.retention:
             self._retention = RetentionLoop(self.settings, self.do, lambda: self.read(reads.namespaces))
             self._retention.start()
+
+    def _commits_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever asks from now on would wait for ever. A new process begins with what is committed.
+            log.critical("the scheduler can commit no more and ends", exc_info=error)
+            self.has_failed = True
+            self._on_failure()
 
     def _load_tasks(self) -> list[tuple[str, TaskRow]]:
         tx = self.database.begin()
@@ -394,8 +410,10 @@ class Engine:
         async def guarded() -> None:
             try:
                 await work
-            except RequestError as error:
+            except PUT_OFF as error:
                 log.debug("look failed error=%s", error)  # the look of the next second covers it
+            except Exception:
+                log.exception("look failed")
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._looking.add(task)
@@ -429,5 +447,7 @@ class Engine:
                 watched_before = {namespace: set(run_ids) for namespace, run_ids in watched.items()}
             except asyncio.CancelledError:
                 raise
-            except Exception as error:
+            except PUT_OFF as error:
                 log.debug("look failed error=%s", error)
+            except Exception:
+                log.exception("look failed")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast_scheduler.engine import Engine
 
 STOPPED: Final = 0
+FAILED: Final = 1
 USER_ERROR: Final = 2
 GC_THRESHOLD: Final = 50_000
 """Containers that may be allocated before the garbage collector looks at the young ones."""
@@ -46,8 +47,8 @@ def run_scheduler(
     `sqlite:///holdfast.db`, `127.0.0.1:4653`, no key and "30d". Once it serves it prints one line
     `scheduler ready address=… database=…`; at the end, and whenever SIGUSR1 comes, one line `scheduler counts …` of its
     commits.
-    Returns 0 when it was stopped, 2 after one clear line on stderr when it cannot start: the database is in use or
-    away, the URL or address is bad, the port is taken, an extra is not installed.
+    Returns 0 when it was stopped, 1 when a defect of its own ended it, 2 after one clear line on stderr when it cannot
+    start: the database is in use or away, the URL or address is bad, the port is taken, an extra is not installed.
     """
     try:
         settings = Settings.from_environment(
@@ -119,7 +120,7 @@ async def _serve(database: Database, settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = Engine(database, settings)
+    engine = Engine(database, settings, on_failure=stop.set)
     loop.add_signal_handler(signal.SIGUSR1, _write_counts, engine)
     server = Server(engine, WorkerService(engine))
     await engine.start()
@@ -138,7 +139,7 @@ async def _serve(database: Database, settings: Settings) -> int:
     finally:
         await engine.stop()
     _write_counts(engine)
-    return STOPPED
+    return FAILED if engine.has_failed else STOPPED
 
 
 def _write_counts(engine: Engine) -> None:

@@ -325,6 +325,16 @@ RANDOM_PAGE_COST: Final = 1.1
 default of 4 is meant for turning disks."""
 
 
+_NOTICES: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""By what libpq notices, in seconds, that a server has vanished without a word."""
+
+
 class PostgresDatabase(Database):
     """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
 
@@ -334,7 +344,10 @@ class PostgresDatabase(Database):
     def __init__(self, url: sa.URL) -> None:
         self._url = url.set(drivername="postgresql+psycopg")
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        super().__init__(sa.create_engine(self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True), str(url))
+        readers = sa.create_engine(
+            self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True, connect_args=_NOTICES
+        )
+        super().__init__(readers, str(url))
         self.errors: Final = Translation(self._of_driver)
         self._writer: Any = None
         self._pipeline: Pipeline | None = None
@@ -359,12 +372,7 @@ class PostgresDatabase(Database):
         return psycopg.connect(
             self._dsn,
             autocommit=autocommit,
-            connect_timeout=5,
-            # A server that vanished without a word is noticed in seconds, not after the system's quarter of an hour.
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
+            **_NOTICES,
             application_name=name,
             # What it looks up by key was written moments ago and lies in memory: a page costs the same wherever it is.
             options=f"-c jit=off -c random_page_cost={RANDOM_PAGE_COST} -c lock_timeout={PATIENT_LOCK}"

@@ -126,3 +126,25 @@ def test_a_missing_extra(tmp_path: Path, module: str, url: str, says: str) -> No
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert says in refused(tmp_path, HOLDFAST_DATABASE_URL=url, PYTHONPATH=path)
+
+
+def test_a_scheduler_that_can_commit_no_more_ends(sqlite_url: str, tmp_path: Path) -> None:
+    """And does not stand there while all who ask it wait."""
+    defect = (
+        "import sys\n"
+        "from holdfast_scheduler.engine import Engine\n"
+        "from holdfast_scheduler.main import run_scheduler\n"
+        "Engine._offers = lambda self: 1 / 0\n"
+        "sys.exit(run_scheduler())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", defect],
+        env=environment(HOLDFAST_DATABASE_URL=sqlite_url),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "can commit no more" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

@@ -157,6 +157,24 @@ async def test_the_older_of_two_connections_ends_as_superseded_on_another_replic
             await first.end()
 
 
+async def test_a_worker_asks_for_what_a_commit_brought_and_a_defect_kept_from_it(database_url: str) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("of the test")
+
+    async with scheduler(database_url) as one:
+        first = Stream(one)
+        welcome = await first.open()
+        one.engine._connections[welcome.session_id].deliver = broken  # type: ignore[method-assign]
+        await first.call.write(ConnectRequest(credit=Credit(free_slots=1, free_places=1)))
+        await one.trigger()
+        with pytest.raises(aio.AioRpcError):
+            await first.end()
+        second = Stream(one, welcome)
+        assert (await second.open()).resumed
+        assert (await second.take()).task_id == "t"
+        await one.trigger()
+
+
 async def test_a_parked_body_whose_run_is_canceled_through_another_replica_is_dropped(postgres_url: str) -> None:
     async with scheduler(postgres_url) as one, scheduler(postgres_url) as other:
         worker = Stream(one)

@@ -11,6 +11,7 @@ import pytest
 
 from harness.waiting import wait_until
 from holdfast_scheduler import pipeline as p
+from holdfast_scheduler.database import Database
 from holdfast_scheduler.pipeline import Pipeline, array, plain, scalar
 
 VALUES: dict[str, list[Any]] = {
@@ -153,3 +154,18 @@ def test_a_connection_that_is_gone_says_so(
     with pytest.raises(psycopg.OperationalError):
         pipeline.roll_back()
     connection.close()
+
+
+def test_readers_and_writer_notice_a_server_that_has_vanished(migrated_postgres_url: str) -> None:
+    """Or a read that hangs would hold up the notes of other schedulers for a quarter of an hour."""
+    database = Database.open(migrated_postgres_url)
+    try:
+        with database.reader() as connection:
+            reader = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        with database.connect() as connection:  # type: ignore[attr-defined]
+            writer = connection.info.get_parameters()
+        for parameters in (reader, writer):
+            assert int(parameters["tcp_user_timeout"]) <= 10_000
+            assert int(parameters["keepalives_idle"]) <= 5
+    finally:
+        database.close()

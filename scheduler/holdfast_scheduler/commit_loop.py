@@ -271,7 +271,9 @@ class CommitLoop:
             self._after(committed)
         except Exception:
             log.exception("what a commit brought cannot be told")
-            self._in_doubt()  # it counts all the same; workers ask for what they have not heard
+            # It counts all the same. Workers ask for what they have not heard, the look of each second finds the rest.
+            self._distrust()
+            self._in_doubt()
 
     def _begin(self) -> None:
         """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""

@@ -17,7 +17,13 @@ from harness.edge import refused
 from holdfast import ids
 from holdfast.v1.payload_pb2 import Payload
 from holdfast.v1.run_pb2 import RUN_STATUS_CANCELED, RUN_STATUS_QUEUED, TriggerItem
-from holdfast.v1.run_service_pb2 import CancelRunRequest, ListRunsRequest, TriggerRequest, WaitRunRequest
+from holdfast.v1.run_service_pb2 import (
+    AwaitRunsRequest,
+    CancelRunRequest,
+    ListRunsRequest,
+    TriggerRequest,
+    WaitRunRequest,
+)
 from holdfast.v1.run_service_pb2_grpc import RunServiceStub
 from holdfast.v1.task_pb2 import TaskDefinition
 from holdfast.v1.worker_service_pb2 import (
@@ -157,7 +163,7 @@ async def test_the_older_of_two_connections_ends_as_superseded_on_another_replic
             await first.end()
 
 
-async def test_a_worker_asks_for_what_a_commit_brought_and_a_defect_kept_from_it(database_url: str) -> None:
+async def test_what_a_defect_kept_a_commit_from_telling_is_asked_for_or_looked_for(database_url: str) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("of the test")
 
@@ -171,8 +177,14 @@ async def test_a_worker_asks_for_what_a_commit_brought_and_a_defect_kept_from_it
             await first.end()
         second = Stream(one, welcome)
         assert (await second.open()).resumed
-        assert (await second.take()).task_id == "t"
-        await one.trigger()
+        start = await second.take()
+        awaited = one.runs.AwaitRuns()
+        await awaited.write(AwaitRunsRequest(add=[ids.to_text(ids.RUN, start.run_id)]))
+        one.engine._connections[welcome.session_id].deliver = broken  # type: ignore[method-assign]
+        end = Report(run_id=start.run_id, fence=start.fence, number=1, completed=Completed(output=Payload(data=b"1")))
+        await second.call.write(ConnectRequest(reports=Reports(frame_no=1, reports=[end])))
+        response = await awaited.read()  # of which a look tells: the commit that brought it could not
+        assert [result.output.data for result in response.results] == [b"1"]
 
 
 async def test_a_parked_body_whose_run_is_canceled_through_another_replica_is_dropped(postgres_url: str) -> None:

@@ -125,6 +125,7 @@ class CommitLoop:
         self._in_doubt = in_doubt
         self.clock = DatabaseClock()
         self._queue: deque[_Waiting] = deque()
+        self._taken: list[_Waiting] = []
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "holdfast-commit")
         self._stopping = False
@@ -208,11 +209,20 @@ class CommitLoop:
         return steady is not None and (opened_at >= steady or time.monotonic() - steady > self._world.settings.lease)
 
     async def run(self) -> None:
-        """Commit until `stop`, then what is left.
+        """Commit until `stop`, then what is left. It raises what only a defect brings about; nobody waits after it."""
+        try:
+            await self._run()
+        except Exception:
+            self._stopping = True
+            for waiting in (*self._taken, *self._queue):
+                if waiting.future is not None and not waiting.future.done():
+                    waiting.future.set_exception(StorageUnavailableError())
+            raise
 
-        Commits run on the loop's own thread. In a thread of their own the two would fight for the interpreter lock at
-        every statement and every frame: measured, a fifth of all time. While the database is slow or away they do run
-        in a thread, so that the process still answers.
+    async def _run(self) -> None:
+        """Commit on the loop's own thread. In a thread of their own commits and frames would fight for the interpreter
+        lock at every statement: measured, a fifth of all time. While the database is slow or away they do run in a
+        thread, so that the process still answers.
         """
         loop = asyncio.get_running_loop()
         in_thread = True
@@ -221,7 +231,7 @@ class CommitLoop:
                 self._filled.clear()
                 await self._filled.wait()
                 continue
-            taken = self._take()
+            taken = self._taken = self._take()
             self._begin()
             offers = self._offers()
             commands = [waiting.command for waiting in taken]
@@ -248,7 +258,7 @@ class CommitLoop:
                 for waiting in taken:
                     if waiting.future is not None and not waiting.future.done():
                         waiting.future.set_exception(StorageUnavailableError(f"the commit failed: {error}"))
-                self._in_doubt()
+                self._cut_off()
                 continue
             in_thread = loop.time() - started > SLOW_COMMIT
             if self.steady_since is None:
@@ -273,7 +283,13 @@ class CommitLoop:
             log.exception("what a commit brought cannot be told")
             # It counts all the same. Workers ask for what they have not heard, the look of each second finds the rest.
             self._distrust()
-            self._in_doubt()
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """End all streams, which is no fault of the workers: whether they are lost, their leases tell."""
+        if self.steady_since is not None:
+            self.steady_since = time.monotonic()
+        self._in_doubt()
 
     def _begin(self) -> None:
         """Before a commit: what is wanted from now on is for the next one, even if this one finds nothing left."""

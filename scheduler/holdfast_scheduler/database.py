@@ -60,6 +60,10 @@ class LostError(Exception):
     in_doubt = False
 
 
+READ_FAILED: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""What readers meet while the database is away, or slow: TimeoutError when no connection becomes free."""
+
+
 class Translation:
     """Translates a driver's errors: `with` it around what the driver does. Not a generator, which would cost more than
     much of what it surrounds."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from holdfast_scheduler import ids, reads, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler.commit_loop import CommitLoop, Committed
-from holdfast_scheduler.database import READERS, Database
+from holdfast_scheduler.database import READ_FAILED, READERS, Database
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import Offer
 from holdfast_scheduler.errors import RequestError
@@ -28,7 +28,7 @@ from holdfast_scheduler.watching import RECENT_BYTES, Watchers
 
 log = logging.getLogger("holdfast.scheduler")
 
-PUT_OFF: Final = (RequestError, sa.exc.SQLAlchemyError)
+PUT_OFF: Final = (RequestError, *READ_FAILED)
 """What a look meets while the database is away or slow; the next one goes on."""
 
 P = ParamSpec("P")
@@ -290,7 +290,7 @@ class Engine:
             for session in {**committed.deliveries, **committed.acknowledged}:
                 connection = self._connections.get(session)
                 if connection is not None:
-                    connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
+                    self._deliver(connection, committed)
                 else:
                     self._replicas.session(namespace, session)
             self._replicas.left(namespace, committed.left)
@@ -322,6 +322,14 @@ class Engine:
             if committed.timed_schedules:
                 self._schedule_timers.add(namespace, committed.timed_schedules)
 
+    def _deliver(self, connection: Connection, committed: Committed) -> None:
+        session = connection.session
+        try:
+            connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
+        except Exception:
+            log.exception("what a commit brought cannot be sent worker=%s", connection.worker)
+            connection.close("what a commit brought could not be sent")
+
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:
         for namespace, run_ids in due.items():
             self._commits.ring(namespace, run_ids)
@@ -346,7 +354,7 @@ class Engine:
 
     def _close_connections(self) -> None:
         for connection in list(self._connections.values()):
-            connection.close("the outcome of a commit is unknown")
+            connection.close("what a commit brought may be lost")
 
     # --- other replicas ----------------------------------------------------------------------------------------------
 

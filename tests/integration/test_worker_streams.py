@@ -163,11 +163,16 @@ async def test_the_older_of_two_connections_ends_as_superseded_on_another_replic
             await first.end()
 
 
-async def test_what_a_defect_kept_a_commit_from_telling_is_asked_for_or_looked_for(database_url: str) -> None:
-    def broken(*_: Any) -> None:
-        raise ZeroDivisionError("of the test")
+def broken(*_: Any) -> None:
+    raise ZeroDivisionError("of the test")
 
+
+async def test_what_cannot_be_sent_to_a_worker_ends_its_stream_only(database_url: str) -> None:
     async with scheduler(database_url) as one:
+        other = Stream(one)
+        await other.open()
+        await one.trigger()
+        held = await other.take(1)
         first = Stream(one)
         welcome = await first.open()
         one.engine._connections[welcome.session_id].deliver = broken  # type: ignore[method-assign]
@@ -177,12 +182,30 @@ async def test_what_a_defect_kept_a_commit_from_telling_is_asked_for_or_looked_f
             await first.end()
         second = Stream(one, welcome)
         assert (await second.open()).resumed
-        start = await second.take()
+        assert (await second.take()).task_id == "t"
+        await other.report(held, 1, completed=Completed(output=Payload(data=b"1")))
+
+
+async def test_what_a_defect_kept_a_commit_from_telling_is_looked_for(database_url: str) -> None:
+    """And no worker is taken for lost, although all streams end."""
+    async with scheduler(database_url) as one:
+        worker = Stream(one)
+        welcome = await worker.open()
+        await one.trigger()
+        start = await worker.take(1)
         awaited = one.runs.AwaitRuns()
         await awaited.write(AwaitRunsRequest(add=[ids.to_text(ids.RUN, start.run_id)]))
-        one.engine._connections[welcome.session_id].deliver = broken  # type: ignore[method-assign]
+        told, one.engine._replicas.left = one.engine._replicas.left, broken  # type: ignore[method-assign]
+        await one.trigger()
+        with pytest.raises(aio.AioRpcError):
+            await worker.end()
+        one.engine._replicas.left = told  # type: ignore[method-assign]
+        await asyncio.sleep(3 * one.engine.settings.reconnect_grace)
+        worker = Stream(one, welcome)
+        assert (await worker.open(HeldRun(run_id=start.run_id, fence=start.fence))).resumed
+        one.engine._replicas.left = broken  # type: ignore[method-assign]
         end = Report(run_id=start.run_id, fence=start.fence, number=1, completed=Completed(output=Payload(data=b"1")))
-        await second.call.write(ConnectRequest(reports=Reports(frame_no=1, reports=[end])))
+        await worker.call.write(ConnectRequest(reports=Reports(frame_no=1, reports=[end])))
         response = await awaited.read()  # of which a look tells: the commit that brought it could not
         assert [result.output.data for result in response.results] == [b"1"]
 

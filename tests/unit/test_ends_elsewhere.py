@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
 
 from holdfast_scheduler.engine import Engine
 from holdfast_scheduler.errors import StorageUnavailableError
@@ -92,3 +96,25 @@ async def test_a_read_that_fails_holds_up_no_later_one() -> None:
     assert sink.ends == [B]
     assert reads.engine.watchers.watched() == {"calm": [A]}  # for the look
     assert reads.engine._heard == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_defect"),
+    [
+        (StorageUnavailableError("gone"), False),
+        (sa.exc.OperationalError("SELECT", {}, Exception("gone")), False),
+        (sa.exc.TimeoutError("no connection became free"), False),
+        (sa.exc.ProgrammingError("SELECT", {}, Exception("no such column")), True),
+        (ZeroDivisionError(), True),
+    ],
+)
+async def test_a_look_that_fails_by_a_defect_says_so(
+    error: Exception, is_defect: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def look() -> None:
+        raise error
+
+    engine = Reads().engine
+    engine._later(look())
+    await asyncio.wait(engine._looking)
+    assert [one.levelno for one in caplog.records if one.levelno >= logging.WARNING] == [logging.ERROR] * is_defect

@@ -16,8 +16,8 @@ from google.rpc.error_details_pb2 import (
     RetryInfo,
 )
 from google.rpc.status_pb2 import Status
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
+from holdfast_scheduler.database import READ_FAILED
 from holdfast_scheduler.errors import INTERNAL, RequestError, StorageUnavailableError
 from holdfast_scheduler.model import ItemFault
 
@@ -31,7 +31,7 @@ def status_of(error: BaseException) -> Status:
     """The status that a caller gets for an exception. What is not the caller's business is logged, not told."""
     if isinstance(error, RequestError):
         return fault_status(error.fault, error.retry_after)
-    if isinstance(error, (OperationalError, InterfaceError, TimeoutError)):  # TimeoutError: no connection became free
+    if isinstance(error, READ_FAILED):
         _log.warning("a read failed: %s", error)
         return status_of(StorageUnavailableError())
     _log.error("a request failed by a fault of the scheduler", exc_info=error)

@@ -120,12 +120,13 @@ class Depths:
             if len(depths) >= DEPTHS_KEPT:
                 depths.clear()
             found = depths[unit.namespace, queue] = [step, 0]
-        if found[0] <= 0 and unit.now >= found[1]:
+        taken = unit.depth_taken.get(queue, 0)
+        if found[0] <= taken and unit.now >= found[1]:
             left = limit - store.count_queued(unit.tx, unit.namespace, queue, limit)
             found[:] = [max(left, step) if left > 0 else 0, unit.now + DEPTH_PAUSE_US]
-        if found[0] <= 0:
+        if found[0] <= taken:
             return _too_deep(queue, "queue_depth", limit)
-        found[0] -= 1
+        unit.depth_taken[queue] = taken + 1
         return None
 
 

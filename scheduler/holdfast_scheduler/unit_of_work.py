@@ -182,6 +182,7 @@ class UnitOfWork:
         self.vacated: set[tuple[str, str]] = set()  # (queue, lane) in which runs gave up their slots
         self.opened: set[str] = set()  # queues to look into though they were found closed
         self.timed_queues: list[tuple[int, str]] = []  # (instant, queue): when a rate limit admits a start again
+        self.depth_taken: dict[str, int] = {}  # queue → how many of `World.depths` this commit uses up
         self.changes_queues = False
         self.changed_queues: dict[str, QueueRow] = {}
         self.left = m.Left()
@@ -304,6 +305,9 @@ class UnitOfWork:
 
     def remember(self) -> None:
         """After the commit, and not before: keep what the next ones are likely to begin with."""
+        for queue, taken in self.depth_taken.items():
+            if (depth := self.world.depths.get((self.namespace, queue))) is not None:
+                depth[0] -= taken
         for run_id, new in self.created.items():
             self.world.lineage[run_id] = Lineage(new.parent, new.root or run_id, new.depth, new.task)
         _bound(self.world.lineage, LINEAGE_KEPT)

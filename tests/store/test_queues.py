@@ -14,6 +14,7 @@ from holdfast.v1.task_pb2 import QueueDefinition
 from holdfast_scheduler import backlog, claiming, queues
 from holdfast_scheduler import model as m
 from holdfast_scheduler import run_machine as rules
+from holdfast_scheduler.database import ConflictError
 from holdfast_scheduler.model import ItemFault, QueueLimits
 from holdfast_scheduler.settings import Limits, Settings
 
@@ -410,6 +411,29 @@ def test_a_child_beyond_the_depth_is_an_error_of_the_call(db: Driver) -> None:
     (checkpoint,) = db.checkpoints(parent)
     assert checkpoint.status == m.FAILED_CHECKPOINT
     assert b"depth_limit" in (checkpoint.error or b"")
+
+
+def test_the_servers_limit_does_not_count_what_was_not_committed(
+    migrated_url: str, replica: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = replica(migrated_url, settings=Settings(limits=Limits(queue_depth=50)))
+    db.worker(slots=0)
+    once, tries = db.loop._once, iter(range(1_000))
+    with db.transaction() as tx:
+        kind = type(tx)
+
+    def every_other(*args: Any) -> Any:
+        with monkeypatch.context() as patch:
+            if next(tries) % 2 == 0:
+                patch.setattr(kind, "commit", conflict)
+            return once(*args)
+
+    def conflict(*_: Any) -> None:
+        raise ConflictError("of the test")
+
+    db.loop._once = every_other  # type: ignore[method-assign]
+    outcomes = [db.trigger() for _ in range(60)]
+    assert sum(isinstance(one, ItemFault) for one in outcomes) == 10
 
 
 def test_the_servers_limit_holds_where_a_queue_has_none(migrated_url: str, replica: Callable[..., Driver]) -> None:

@@ -97,6 +97,11 @@ class _Waiting:
     weight: int = 1  # rows, about
     size: int = 0  # bytes of payloads and results
 
+    def fail(self, error: Exception) -> None:
+        """Tell whoever still waits."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -215,8 +220,7 @@ class CommitLoop:
         except Exception:
             self._stopping = True
             for waiting in (*self._taken, *self._queue):
-                if waiting.future is not None and not waiting.future.done():
-                    waiting.future.set_exception(StorageUnavailableError())
+                waiting.fail(StorageUnavailableError())
             raise
 
     async def _run(self) -> None:
@@ -256,8 +260,7 @@ class CommitLoop:
             except Exception as error:
                 log.exception("commit failed commands=%d", len(taken))
                 for waiting in taken:
-                    if waiting.future is not None and not waiting.future.done():
-                        waiting.future.set_exception(StorageUnavailableError(f"the commit failed: {error}"))
+                    waiting.fail(StorageUnavailableError(f"the commit failed: {error}"))
                 self._cut_off()
                 continue
             in_thread = loop.time() - started > SLOW_COMMIT
@@ -342,8 +345,8 @@ class CommitLoop:
         for waiting in taken:
             if isinstance(waiting.command, _KEPT) and not self._stopping:
                 kept.append(waiting)
-            elif waiting.future is not None and not waiting.future.done():
-                waiting.future.set_exception(StorageUnavailableError())
+            else:
+                waiting.fail(StorageUnavailableError())
         self._queue.extendleft(reversed(kept))
         if error.in_doubt:
             # Reports may have been applied and their deliveries lost: the reconnect exchange of every worker sends

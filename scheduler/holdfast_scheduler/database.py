@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from holdfast_scheduler.errors import DatabaseInUseError, DatabaseUrlError
+from holdfast_scheduler.errors import DatabaseInUseError, DatabaseUrlError, RequestError
 
 Row = tuple[Any, ...]
 Given = tuple[tuple[str, type[sa.types.TypeEngine[Any]]], ...]
@@ -62,6 +62,8 @@ class LostError(Exception):
 
 READ_FAILED: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 """What readers meet while the database is away, or slow: TimeoutError when no connection becomes free."""
+PUT_OFF: Final = (RequestError, *READ_FAILED)
+"""What the scheduler's own looks meet then; the next one goes on."""
 
 
 class Translation:

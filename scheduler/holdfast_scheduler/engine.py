@@ -14,10 +14,9 @@ import sqlalchemy as sa
 from holdfast_scheduler import ids, reads, store
 from holdfast_scheduler import model as m
 from holdfast_scheduler.commit_loop import CommitLoop, Committed
-from holdfast_scheduler.database import READ_FAILED, READERS, Database
+from holdfast_scheduler.database import PUT_OFF, READERS, Database
 from holdfast_scheduler.definitions import task_row
 from holdfast_scheduler.dispatch import Offer
-from holdfast_scheduler.errors import RequestError
 from holdfast_scheduler.model import Command, Delivery, TaskRow
 from holdfast_scheduler.replicas import Replicas
 from holdfast_scheduler.retention_loop import RetentionLoop
@@ -27,9 +26,6 @@ from holdfast_scheduler.unit_of_work import World
 from holdfast_scheduler.watching import RECENT_BYTES, Watchers
 
 log = logging.getLogger("holdfast.scheduler")
-
-PUT_OFF: Final = (RequestError, *READ_FAILED)
-"""What a look meets while the database is away or slow; the next one goes on."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

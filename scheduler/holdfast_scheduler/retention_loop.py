@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from holdfast_scheduler import retention
-from holdfast_scheduler.database import READ_FAILED
-from holdfast_scheduler.errors import RequestError
+from holdfast_scheduler.database import PUT_OFF
 from holdfast_scheduler.model import Command, Forget, Forgotten, Place
 from holdfast_scheduler.settings import Settings
 
@@ -56,7 +55,7 @@ class RetentionLoop:
                 await self._look()
             except asyncio.CancelledError:
                 raise
-            except (RequestError, *READ_FAILED) as error:
+            except PUT_OFF as error:
                 log.debug("retention put off error=%s", error)  # the next look goes on with it
             except Exception:
                 log.exception("retention failed")

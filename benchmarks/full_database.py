@@ -9,11 +9,13 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.limit import NAMESPACE
 from benchmarks.readings import at_least
+from benchmarks.stage import in_turn
 from holdfast.v1.run_pb2 import CHECKPOINT_KIND_WAIT, CHECKPOINT_STATUS_PENDING
 
 FINISHED = 1_000_000
 WAITING = 100_000
-LOAD_RUNS = 20_000
+LOAD_RUNS = 5_000
+TURNS = 6
 MANY_RUNS = 100_000
 MONTH_US = 30 * 86_400 * 1_000_000
 
@@ -28,10 +30,8 @@ def full(bench: Bench) -> None:
         bench.say(f"{bench.scenario} on {bench.database.name}: filling the database")
         _fill(bench, url)
         for _ in bench.repeat():
-            with bench.stage() as stage:
-                empty = stage.carry("batches", total=total).runs_per_second
-            with bench.stage(url=url) as stage:
-                filled = stage.carry("batches", total=total).runs_per_second
+            with bench.stage() as one, bench.stage(url=url) as other:
+                empty, filled = in_turn((one, other), "batches", turns=TURNS, total=total)
             bench.record("empty database", "runs/s", empty)
             bench.record("10⁶ finished and 10⁵ waiting runs", "runs/s", filled)
             bench.record("full against empty", "", filled / empty, at_least(0.9))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from benchmarks.bench import Bench
 from benchmarks.readings import at_least
-from benchmarks.stage import Stage
+from benchmarks.stage import Stage, in_turn
 from holdfast.v1.run_pb2 import RUN_STATUS_COMPLETED
 
 MOST = 3
 """Workers and clients are as many in each case, shared out among the schedulers."""
-LOAD_RUNS = 6_000
+LOAD_RUNS = 2_000
+TURNS = 4
 
 
 def replicas(bench: Bench) -> None:
@@ -17,23 +21,28 @@ def replicas(bench: Bench) -> None:
     if bench.database.name != "postgresql":
         bench.note("replicas: SQLite has one scheduler")
         return
-    total = bench.size(LOAD_RUNS)
+    total = bench.size(LOAD_RUNS, 500)
     for _ in bench.repeat():
-        alone = 0.0
-        for count in range(1, MOST + 1):
-            with Stage(bench.database) as stage:
-                for _ in range(count):
-                    stage.start_scheduler()
-                for at in range(MOST):
-                    address = stage.addresses[at % count]
-                    stage.start_worker(slots=bench.options.slots // MOST, address=address)
-                stage.wait_for_workers(-(-MOST // count))
-                outcome = stage.carry("batches", clients=MOST, total=total)
+        with contextlib.ExitStack() as stack:
+            stages = [stack.enter_context(_stage(bench, count)) for count in range(1, MOST + 1)]
+            rates = in_turn(stages, "batches", turns=TURNS, clients=MOST, total=total)
+            for stage in stages:
                 _check(bench, stage)
-            alone = alone or outcome.runs_per_second
-            bench.record(f"{count} scheduler{'s' if count > 1 else ''}", "runs/s", outcome.runs_per_second)
+        for count, rate in enumerate(rates, 1):
+            bench.record(f"{count} scheduler{'s' if count > 1 else ''}", "runs/s", rate)
             if count > 1:
-                bench.record(f"{count} schedulers against 1", "", outcome.runs_per_second / alone, at_least(1))
+                bench.record(f"{count} schedulers against 1", "", rate / rates[0], at_least(1))
+
+
+@contextlib.contextmanager
+def _stage(bench: Bench, schedulers: int) -> Iterator[Stage]:
+    with Stage(bench.database) as stage:
+        for _ in range(schedulers):
+            stage.start_scheduler()
+        for at in range(MOST):
+            stage.start_worker(slots=bench.options.slots // MOST, address=stage.addresses[at % schedulers])
+        stage.wait_for_workers(-(-MOST // schedulers))
+        yield stage
 
 
 def _check(bench: Bench, stage: Stage) -> None:

@@ -41,6 +41,10 @@ _HEAD: Final = struct.Struct("!iiIii").pack
 _NULL: Final = _LENGTH(-1)
 _KINDS: Final[dict[type, str]] = {str: "text", int: "int8", bytes: "bytea", bool: "bool", float: "float8"}
 
+PATIENT_ANSWER: Final = 30.0
+"""Seconds of silence after which a server that answers nothing counts as gone: three times what a statement waits for a
+lock, and as long as the server itself bears with a scheduler that stands still within a transaction."""
+
 _PREPARES: Final = 0
 _ENDS: Final = -1
 
@@ -90,6 +94,13 @@ def _item(kind: str, value: Any) -> bytes:
     return _LENGTH(len(data)) + data
 
 
+class SilentError(errors.OperationalError):
+    """The server is connected and does not answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the server has not answered for {seconds:g} s")
+
+
 class Pipeline:
     """One connection in pipeline mode, for as long as it lives. For one thread at a time.
 
@@ -98,6 +109,7 @@ class Pipeline:
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
+        self.patience = PATIENT_ANSWER
         self._libpq = connection.pgconn
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
@@ -218,5 +230,6 @@ class Pipeline:
             if wanted != self._polled:
                 self._polled = wanted
                 self._poll.modify(libpq.socket, wanted)
-            self._poll.poll()
+            if not self._poll.poll(self.patience * 1000):
+                raise SilentError(self.patience)
             libpq.consume_input()

@@ -9,9 +9,9 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 import sqlalchemy as sa
@@ -33,7 +33,19 @@ from holdfast_scheduler.database import (
     Translation,
     upsert,
 )
-from holdfast_scheduler.pipeline import Parameter, Pipeline, array, encoder, kind_of, plain, scalar
+from holdfast_scheduler.pipeline import (
+    PATIENT_ANSWER,
+    Parameter,
+    Pipeline,
+    SilentError,
+    array,
+    encoder,
+    kind_of,
+    plain,
+    scalar,
+)
+
+T = TypeVar("T")
 
 _KINDS: Final = {
     sa.LargeBinary: "bytea",
@@ -319,6 +331,12 @@ _CONFLICTS: Final = (
 PATIENT_LOCK: Final = "10s"
 HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
+HURRIED_ANSWER: Final = 5.0
+"""Seconds of silence after which the server counts as gone while the process answers nobody meanwhile."""
+LISTENER_CHECK: Final = 10.0
+"""Seconds without a note after which a listener asks whether its connection still answers."""
+TERMINATION_MS: Final = 3_000
+"""How long a new connection waits for the end of the one before it, which it terminates."""
 
 RANDOM_PAGE_COST: Final = 1.1
 """What PostgreSQL's planner counts for a page that is read out of turn, in units of one that is read in turn. Its
@@ -335,6 +353,35 @@ _NOTICES: Final[dict[str, Any]] = {
 """By what libpq notices, in seconds, that a server has vanished without a word."""
 
 
+class _Connection(psycopg.Connection[Any]):
+    """Does not wait for ever for a server that is connected and does not answer, be it frozen or without its disk: the
+    kernel of such a server still answers what keepalives ask."""
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        try:
+            return super().wait(_impatient(gen), *args, **kwargs)
+        except SilentError:
+            self.pgconn.finish()
+            raise
+
+
+def _impatient(waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """What psycopg waits with: it yields what is to be waited for and is told, at least each tenth of a second, what is
+    ready."""
+    try:
+        wanted = next(waiting)
+        last = time.monotonic()
+        while True:
+            ready = yield wanted
+            if ready:
+                last = time.monotonic()
+            elif time.monotonic() - last > PATIENT_ANSWER:
+                raise SilentError(PATIENT_ANSWER)
+            wanted = waiting.send(ready)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
 class PostgresDatabase(Database):
     """The database for production and for several schedulers. READ COMMITTED; see the lock order in `store`."""
 
@@ -345,7 +392,11 @@ class PostgresDatabase(Database):
         self._url = url.set(drivername="postgresql+psycopg")
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         readers = sa.create_engine(
-            self._url, pool_size=READERS, max_overflow=4, pool_pre_ping=True, connect_args=_NOTICES
+            self._url,
+            pool_size=READERS,
+            max_overflow=4,
+            pool_pre_ping=True,
+            creator=lambda: _Connection.connect(self._dsn, **_NOTICES),
         )
         super().__init__(readers, str(url))
         self.errors: Final = Translation(self._of_driver)
@@ -355,21 +406,42 @@ class PostgresDatabase(Database):
         self._is_closed = threading.Event()
         self._listener: threading.Thread | None = None
         self._is_hurried = False
+        self._former: tuple[Any, ...] = (0, None)
+        """Process and start of the server's end of the last writing connection."""
 
     def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
         with self.errors:
             if self._pipeline is None:
                 self._writer = self.connect()
+                self._succeed(self._writer)
                 self._pipeline = Pipeline(self._writer)
                 self._is_hurried = False
             if self._is_hurried != is_hurried:
+                self._pipeline.patience = HURRIED_ANSWER if is_hurried else PATIENT_ANSWER
                 self._pipeline.end(f"SET lock_timeout = '{HURRIED_LOCK if is_hurried else PATIENT_LOCK}'")
                 self._is_hurried = is_hurried
             return PostgresTransaction(self, self._pipeline, foreseen)
 
+    def _succeed(self, writer: psycopg.Connection[Any]) -> None:
+        """See to it that the last writing connection has ended on the server, too. Its last transaction may still be
+        under way there, and would be committed after all workers were told what there is.
+
+        Raises: psycopg.OperationalError while it goes on.
+        """
+        ended = writer.execute(
+            "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)",
+            (TERMINATION_MS, *self._former),
+        ).fetchone()
+        if ended == (False,):
+            raise errors.OperationalError("a transaction whose outcome is not known is still under way")
+        self._former = writer.execute(
+            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchone() or (0, None)
+        writer.commit()
+
     def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
         """A connection of the driver's own, with the settings that writing needs."""
-        return psycopg.connect(
+        return _Connection.connect(
             self._dsn,
             autocommit=autocommit,
             **_NOTICES,
@@ -432,9 +504,14 @@ class PostgresDatabase(Database):
             try:
                 with self.connect(autocommit=True, name=LISTENER) as connection:
                     connection.execute("LISTEN holdfast")
+                    answered = time.monotonic()
                     while not self._is_closed.is_set():
                         for note in connection.notifies(timeout=0.5):
                             heard(note.payload)
+                            answered = time.monotonic()
+                        if time.monotonic() - answered > LISTENER_CHECK:
+                            connection.execute("SELECT 1")
+                            answered = time.monotonic()
             except psycopg.Error:
                 self._is_closed.wait(0.5)
 

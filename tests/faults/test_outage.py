@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from harness.postgres import PostgresServer
 from harness.processes import Deployment
+from harness.relay import Relay
 from harness.stage import Stage, assert_undisturbed
 from harness.waiting import wait_until
+from holdfast_scheduler.database import WRITER
 
 OUTAGE_S = 10.0
 """The lease here is the default, of ten seconds too: the workers hold before the database is back."""
@@ -99,6 +102,28 @@ def test_ten_seconds_without_postgres(
             play(stage, lambda: server.stop("fast"), server.start, victims=True)
         else:
             play(stage, server.pause, server.unpause, victims=False)
+
+
+def test_connections_to_postgres_fall_silent(
+    own_postgres_server: PostgresServer, tmp_path: Path, deploy: Callable[..., Deployment]
+) -> None:
+    """They stay open, and nothing is answered any more; new ones are. Reads have connections of their own."""
+    url = make_url(own_postgres_server.create_database())
+    relay = Relay(url.port or 0)
+    with staged(tmp_path, deploy, url.set(port=relay.port).render_as_string(hide_password=False)) as stage:
+        executing = stage.new_run("started")
+        stage.runs.trigger("journey", {}, executing)
+        stage.gates.reached(executing, "started")
+        waiting = stage.runs.trigger("journey", {"wait": 2.0})
+        stage.runs.until(waiting, "WAITING")
+        assert relay.silence(WRITER) >= 1
+        stage.gates.open(executing, "started")
+        for run_id in (executing, waiting, stage.runs.trigger("journey", {})):
+            assert_undisturbed(stage.runs.completed(run_id))
+            assert set(stage.counts(run_id).values()) == {1}
+        assert stage.scheduler is not None
+        assert "has not answered for 5 s" in stage.scheduler.log_text()
+    relay.close()
 
 
 def test_scheduler_killed_while_postgres_is_stopped(

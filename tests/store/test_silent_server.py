@@ -1,0 +1,79 @@
+"""A PostgreSQL that is connected and does not answer: nobody waits for ever, and what was given up stays given up."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from harness.relay import Relay
+from harness.waiting import wait_until
+from holdfast_scheduler import postgres, schema
+from holdfast_scheduler.database import LISTENER, WRITER, LostError
+from holdfast_scheduler.postgres import PostgresDatabase
+
+COUNT = "SELECT count(*) FROM queue_changes"
+WRITERS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+
+
+@pytest.fixture
+def relay(migrated_postgres_url: str) -> Iterator[Relay]:
+    made = Relay(sa.make_url(migrated_postgres_url).port or 0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(migrated_postgres_url: str, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresDatabase]:
+    monkeypatch.setattr(postgres, "PATIENT_ANSWER", 1.0)
+    monkeypatch.setattr(postgres, "HURRIED_ANSWER", 0.5)
+    monkeypatch.setattr(postgres, "LISTENER_CHECK", 0.5)
+    made = PostgresDatabase(sa.make_url(migrated_postgres_url).set(port=relay.port))
+    yield made
+    made.close()
+
+
+def test_a_commit_that_was_given_up_is_not_made_later(
+    database: PostgresDatabase, relay: Relay, migrated_postgres_url: str
+) -> None:
+    database.begin(is_hurried=True).rollback()
+    tx = database.begin(is_hurried=True)
+    assert tx.fetch(COUNT) == [(0,)]  # the server has heard of the transaction
+    tx.insert(schema.queue_changes, ("namespace", "number"), [("late", 7)])
+    assert relay.silence(WRITER) == 1
+    with pytest.raises(LostError, match="not answered for"):
+        tx.commit()
+    tx = database.begin(is_hurried=True)  # on a new connection
+    assert tx.fetch(COUNT) == [(0,)]
+    tx.rollback()
+    relay.release()
+    with psycopg.connect(migrated_postgres_url) as connection:
+        wait_until(lambda: connection.execute(WRITERS, (WRITER,)).fetchone() == (1,), "the old connection is gone")
+        assert connection.execute(COUNT.encode()).fetchone() == (0,)
+
+
+def test_a_reader_gives_up_and_the_next_one_has_a_connection_of_its_own(
+    database: PostgresDatabase, relay: Relay
+) -> None:
+    with pytest.raises(sa.exc.OperationalError, match="has not answered"), database.reader() as connection:
+        connection.execute(sa.text("SELECT 1"))
+        assert relay.silence() == 1
+        connection.execute(sa.text("SELECT 1"))
+    with database.reader() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_listener_hears_again(database: PostgresDatabase, relay: Relay) -> None:
+    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+    database.listen(heard.put)
+    wait_until(lambda: database.listeners() == 1, "it listens")
+    assert relay.silence(LISTENER) == 1
+
+    def hears() -> bool:
+        database.send_notes(["a note"])
+        return not heard.empty()
+
+    wait_until(hears, "it hears a note")

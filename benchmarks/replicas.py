@@ -40,7 +40,7 @@ def _stage(bench: Bench, schedulers: int) -> Iterator[Stage]:
         for _ in range(schedulers):
             stage.start_scheduler()
         for at in range(MOST):
-            stage.start_worker(slots=bench.options.slots // MOST, address=stage.addresses[at % schedulers])
+            stage.start_worker(slots=bench.options.slots, address=stage.addresses[at % schedulers])
         stage.wait_for_workers(-(-MOST // schedulers))
         yield stage
 

@@ -20,7 +20,7 @@ from harness.postgres import PostgresServer
 from harness.processes import Deployment
 from harness.relay import Relay
 from harness.stage import Stage, assert_undisturbed
-from harness.waiting import wait_until
+from harness.waiting import DEADLINE_S, wait_until
 from holdfast_scheduler.database import WRITER
 
 OUTAGE_S = 10.0
@@ -124,6 +124,19 @@ def test_connections_to_postgres_fall_silent(
         assert stage.scheduler is not None
         assert "has not answered for 5 s" in stage.scheduler.log_text()
     relay.close()
+
+
+def test_a_scheduler_stops_while_postgres_stands_still(
+    own_postgres_server: PostgresServer, tmp_path: Path, deploy: Callable[..., Deployment]
+) -> None:
+    with staged(tmp_path, deploy, own_postgres_server.create_database()) as stage:
+        assert stage.scheduler is not None
+        own_postgres_server.pause()
+        try:
+            assert stage.scheduler.stop(deadline_s=DEADLINE_S) == 0
+        finally:
+            own_postgres_server.unpause()
+        assert "Traceback" not in stage.scheduler.log_text()
 
 
 def test_scheduler_killed_while_postgres_is_stopped(

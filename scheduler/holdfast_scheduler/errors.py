@@ -158,6 +158,8 @@ def not_found_fault(kind: str, name: str, near: Iterable[str] = ()) -> ItemFault
         message = f"there is no {kind} {shown(name)}"
     if suggestions:
         message += f"; did you mean {' or '.join(repr(suggestion) for suggestion in suggestions)}?"
+    elif kind == "task":
+        message += "; start one whose module declares it"
     facts = {f"{kind}_id": name[:_SHOWN]}
     if suggestions:
         facts["near"] = ", ".join(suggestions)

@@ -142,6 +142,7 @@ class CommitLoop:
         self._fresh_leases_due = True  # after a start, and after an outage
         self._last_now = 0  # the database's clock at the last commit
         self.steady_since: float | None = None
+        self._away = ""  # why the database was away last
         self.meter = Meter()
 
     def submit(self, command: Command, *, wanted: bool = True) -> asyncio.Future[Any]:
@@ -337,9 +338,10 @@ class CommitLoop:
     def _outage(self, taken: list[_Waiting], error: LostError) -> None:
         """Nothing was committed, or nobody knows: callers are told to ask again with the same ids; what workers
         reported waits for the database."""
-        if self.steady_since is not None:
-            log.warning("database is away error=%s", str(error).strip().replace("\n", " "))
-        self.steady_since = None
+        why = str(error).strip().replace("\n", " ")
+        if self.steady_since is not None or why != self._away:
+            log.warning("database is away error=%s", why)
+        self.steady_since, self._away = None, why
         self._fresh_leases_due = True
         kept = []
         for waiting in taken:

@@ -242,14 +242,16 @@ class Engine:
 
     def disconnect(self, connection: Connection, connection_no: int, *, goodbye: bool) -> None:
         """A stream has ended. Without a goodbye the worker may come back within the grace; then it counts as lost,
-        unless the stream has seen an outage of ours: then its lease decides."""
-        opened_at = self._opened_at.pop(connection, 0.0)
+        unless the stream has seen an outage or a defect of ours: then its lease decides."""
+        opened_at = self._opened_at.pop(connection, None)
         if self._connections.get(connection.session) is connection:
             del self._connections[connection.session]
             self._count(connection, -1)
         if goodbye:
             self.send(m.EndSession(connection.namespace, connection.session, False, "", connection_no))
             return
+        if opened_at is None:
+            return  # it was ended by a defect here, which tells nothing of the worker
         evidence = f"the stream of worker {connection.worker} ended and it did not come back"
         command = m.EndSession(connection.namespace, connection.session, True, evidence, connection_no)
 
@@ -324,6 +326,7 @@ class Engine:
             connection.deliver(committed.deliveries.get(session), committed.acknowledged.get(session, 0))
         except Exception:
             log.exception("what a commit brought cannot be sent worker=%s", connection.worker)
+            self._opened_at.pop(connection, None)
             connection.close("what a commit brought could not be sent")
 
     def _runs_due(self, due: dict[str, list[bytes]]) -> None:

@@ -42,8 +42,8 @@ _NULL: Final = _LENGTH(-1)
 _KINDS: Final[dict[type, str]] = {str: "text", int: "int8", bytes: "bytea", bool: "bool", float: "float8"}
 
 PATIENT_ANSWER: Final = 30.0
-"""Seconds of silence after which a server that answers nothing counts as gone: three times what a statement waits for a
-lock, and as long as the server itself bears with a scheduler that stands still within a transaction."""
+"""Seconds of silence after which a server counts as gone: as long as it itself bears with a scheduler that stands still
+within a transaction. It answers a group of statements at its end, so a group may take no longer."""
 
 _PREPARES: Final = 0
 _ENDS: Final = -1
@@ -231,5 +231,6 @@ class Pipeline:
                 self._polled = wanted
                 self._poll.modify(libpq.socket, wanted)
             if not self._poll.poll(self.patience * 1000):
+                libpq.finish()  # what is still to come would be taken for the results of other statements
                 raise SilentError(self.patience)
             libpq.consume_input()

@@ -333,6 +333,8 @@ HURRIED_LOCK: Final = "250ms"
 """How long a statement waits for a lock, and how long while the process answers nobody meanwhile."""
 HURRIED_ANSWER: Final = 5.0
 """Seconds of silence after which the server counts as gone while the process answers nobody meanwhile."""
+READ_LIMIT: Final = "25s"
+"""How long a statement of a reader may take; the server ends it before its reader gives up and leaves it behind."""
 LISTENER_CHECK: Final = 10.0
 """Seconds without a note after which a listener asks whether its connection still answers."""
 TERMINATION_MS: Final = 3_000
@@ -353,6 +355,15 @@ _NOTICES: Final[dict[str, Any]] = {
 """By what libpq notices, in seconds, that a server has vanished without a word."""
 
 
+_STARTED: Final = "extract(epoch FROM backend_start)::text"
+_OWN_PROCESS: Final = f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_TERMINATE: Final = (
+    # One that waits for a standby has committed: ended, it would be seen before the standby has it.
+    "SELECT CASE WHEN wait_event = 'SyncRep' THEN false ELSE pg_terminate_backend(pid, %s) END"
+    f" FROM pg_stat_activity WHERE (pid, {_STARTED}) = (%s, %s)"
+)
+
+
 class _Connection(psycopg.Connection[Any]):
     """Does not wait for ever for a server that is connected and does not answer, be it frozen or without its disk: the
     kernel of such a server still answers what keepalives ask."""
@@ -367,7 +378,7 @@ class _Connection(psycopg.Connection[Any]):
 
 def _impatient(waiting: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
     """What psycopg waits with: it yields what is to be waited for and is told, at least each tenth of a second, what is
-    ready."""
+    ready, if anything is (by psycopg's C implementation since 3.2.11)."""
     try:
         wanted = next(waiting)
         last = time.monotonic()
@@ -396,7 +407,7 @@ class PostgresDatabase(Database):
             pool_size=READERS,
             max_overflow=4,
             pool_pre_ping=True,
-            creator=lambda: _Connection.connect(self._dsn, **_NOTICES),
+            creator=lambda: _Connection.connect(self._dsn, **_NOTICES, options=f"-c statement_timeout={READ_LIMIT}"),
         )
         super().__init__(readers, str(url))
         self.errors: Final = Translation(self._of_driver)
@@ -406,7 +417,7 @@ class PostgresDatabase(Database):
         self._is_closed = threading.Event()
         self._listener: threading.Thread | None = None
         self._is_hurried = False
-        self._former: tuple[Any, ...] = (0, None)
+        self._former: tuple[int, str] | None = None
         """Process and start of the server's end of the last writing connection."""
 
     def begin(self, *, is_hurried: bool = False, foreseen: tuple[int, int] | None = None) -> Transaction:
@@ -428,15 +439,14 @@ class PostgresDatabase(Database):
 
         Raises: psycopg.OperationalError while it goes on.
         """
-        ended = writer.execute(
-            "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)",
-            (TERMINATION_MS, *self._former),
-        ).fetchone()
-        if ended == (False,):
-            raise errors.OperationalError("a transaction whose outcome is not known is still under way")
-        self._former = writer.execute(
-            "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-        ).fetchone() or (0, None)
+        if self._former:
+            try:
+                ended = writer.execute(_TERMINATE, (TERMINATION_MS, *self._former)).fetchone()
+            except errors.InsufficientPrivilege as error:
+                raise errors.OperationalError(f"a former connection cannot be ended: {error}") from error
+            if ended == (False,):
+                raise errors.OperationalError("a transaction whose outcome is not known is still under way")
+        self._former = writer.execute(_OWN_PROCESS).fetchone()
         writer.commit()
 
     def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
@@ -475,6 +485,9 @@ class PostgresDatabase(Database):
                 pipeline.roll_back()
             except psycopg.Error:
                 self.drop_writer()
+            except Exception:
+                self.drop_writer()
+                raise
 
     def drop_writer(self) -> None:
         """Close the writing connection; the next transaction makes a new one."""

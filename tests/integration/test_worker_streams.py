@@ -180,6 +180,7 @@ async def test_what_cannot_be_sent_to_a_worker_ends_its_stream_only(database_url
         await one.trigger()
         with pytest.raises(aio.AioRpcError):
             await first.end()
+        await asyncio.sleep(3 * one.engine.settings.reconnect_grace)  # its worker is not taken for lost
         second = Stream(one, welcome)
         assert (await second.open()).resumed
         assert (await second.take()).task_id == "t"

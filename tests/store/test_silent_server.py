@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from harness.postgres import PostgresServer
 from harness.relay import Relay
 from harness.waiting import wait_until
 from holdfast_scheduler import postgres, schema
-from holdfast_scheduler.database import LISTENER, WRITER, LostError
+from holdfast_scheduler.database import LISTENER, WRITER, ConflictError, LostError
+from holdfast_scheduler.migrations import migrate
 from holdfast_scheduler.postgres import PostgresDatabase
 
 COUNT = "SELECT count(*) FROM queue_changes"
@@ -53,6 +56,79 @@ def test_a_commit_that_was_given_up_is_not_made_later(
     with psycopg.connect(migrated_postgres_url) as connection:
         wait_until(lambda: connection.execute(WRITERS, (WRITER,)).fetchone() == (1,), "the old connection is gone")
         assert connection.execute(COUNT.encode()).fetchone() == (0,)
+
+
+def test_a_rollback_that_was_given_up_leaves_no_results_for_others(database: PostgresDatabase, relay: Relay) -> None:
+    database.begin(is_hurried=True).rollback()
+    tx = database.begin(is_hurried=True)
+    with pytest.raises(ConflictError):
+        tx.fetch("SELECT 1 / ?", (0,))
+    assert relay.silence(WRITER) == 1
+    late = threading.Timer(1.5 * postgres.HURRIED_ANSWER, relay.release)
+    late.start()
+    tx.rollback()
+    late.join()
+    for expected in (1, 2, 3):
+        tx = database.begin(is_hurried=True)
+        assert tx.fetch("SELECT ?", (expected,)) == [(expected,)]
+        tx.rollback()
+
+
+def test_a_former_connection_that_waits_for_a_standby_is_not_ended(
+    own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has committed, and would be seen although no standby has it."""
+    monkeypatch.setattr(postgres, "HURRIED_ANSWER", 0.5)
+    url = own_postgres_server.create_database()
+    migrate(url)
+    database = PostgresDatabase(sa.make_url(url))
+    database.begin(is_hurried=True).rollback()
+    with psycopg.connect(own_postgres_server.url(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        connection.execute("SELECT pg_reload_conf()")
+        tx = database.begin(is_hurried=True)
+        tx.insert(schema.queue_changes, ("namespace", "number"), [("kept", 7)])
+
+        def gives_up() -> bool:
+            nonlocal tx
+            try:
+                tx.commit()
+            except LostError:
+                return True
+            tx = database.begin(is_hurried=True)  # the server had not heard of the standby yet
+            tx.upsert(schema.queue_changes, ("namespace",), ("number",), [("kept", 7)])
+            return False
+
+        wait_until(gives_up, "a commit waits for a standby")
+        with pytest.raises(LostError, match="still under way"):
+            database.begin()
+        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        connection.execute("SELECT pg_reload_conf()")
+
+    def is_back() -> bool:
+        try:
+            tx = database.begin()
+            return tx.fetch(COUNT) == [(1,)]
+        except LostError:
+            return False
+
+    wait_until(is_back, "the former connection has ended by itself")
+    database.close()
+
+
+@pytest.mark.parametrize("style", ["SQL, DMY", "German", "ISO, YMD"])
+def test_a_scheduler_connects_whatever_the_style_of_dates(migrated_postgres_url: str, style: str) -> None:
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET datestyle = '{style}'".encode())
+        database = PostgresDatabase(sa.make_url(migrated_postgres_url))
+        try:
+            for _ in range(2):
+                database.begin().rollback()
+                database.drop_writer()
+        finally:
+            database.close()
+            connection.execute(f"ALTER DATABASE {name} RESET datestyle".encode())
 
 
 def test_a_reader_gives_up_and_the_next_one_has_a_connection_of_its_own(

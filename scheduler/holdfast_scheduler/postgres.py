@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import re
 import struct
 import threading
@@ -44,6 +45,8 @@ from holdfast_scheduler.pipeline import (
     plain,
     scalar,
 )
+
+log = logging.getLogger("holdfast.scheduler")
 
 T = TypeVar("T")
 
@@ -360,7 +363,7 @@ _OWN_PROCESS: Final = f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid =
 _TERMINATE: Final = (
     # One that waits for a standby has committed: ended, it would be seen before the standby has it.
     "SELECT CASE WHEN wait_event = 'SyncRep' THEN false ELSE pg_terminate_backend(pid, %s) END"
-    f" FROM pg_stat_activity WHERE (pid, {_STARTED}) = (%s, %s)"
+    f" FROM pg_stat_activity WHERE (pid, {_STARTED}) = (%s, %s) AND pid <> pg_backend_pid()"
 )
 
 
@@ -439,6 +442,7 @@ class PostgresDatabase(Database):
 
         Raises: psycopg.OperationalError while it goes on.
         """
+        writer.execute("SET LOCAL ROLE NONE")  # only the role that logged in sees all of its connections
         if self._former:
             try:
                 ended = writer.execute(_TERMINATE, (TERMINATION_MS, *self._former)).fetchone()
@@ -446,7 +450,11 @@ class PostgresDatabase(Database):
                 raise errors.OperationalError(f"a former connection cannot be ended: {error}") from error
             if ended == (False,):
                 raise errors.OperationalError("a transaction whose outcome is not known is still under way")
+            # Had it just committed when it was ended, a standby may not have it: a commit of our own waits for that.
+            writer.execute("SELECT pg_logical_emit_message(true, 'holdfast', '')")
         self._former = writer.execute(_OWN_PROCESS).fetchone()
+        if self._former is None or None in self._former:
+            raise errors.OperationalError("the role does not see its own connection in pg_stat_activity")
         writer.commit()
 
     def connect(self, *, autocommit: bool = False, name: str = WRITER) -> Any:
@@ -483,7 +491,8 @@ class PostgresDatabase(Database):
         if pipeline is self._pipeline:
             try:
                 pipeline.roll_back()
-            except psycopg.Error:
+            except psycopg.Error as error:
+                log.warning("a transaction cannot be rolled back, its connection is dropped error=%s", error)
                 self.drop_writer()
             except Exception:
                 self.drop_writer()

@@ -39,9 +39,38 @@ def database(migrated_postgres_url: str, relay: Relay, monkeypatch: pytest.Monke
     made.close()
 
 
+@pytest.fixture
+def app(migrated_postgres_url: str) -> Iterator[str]:
+    """A role that logs in and acts as another one, as short-lived credentials do."""
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE owner_of_all")
+        connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO owner_of_all")
+        connection.execute("CREATE ROLE app LOGIN IN ROLE owner_of_all")
+        connection.execute("ALTER ROLE app SET role = 'owner_of_all'")
+        yield "app"
+        connection.execute("DROP ROLE app")
+        connection.execute("DROP OWNED BY owner_of_all")
+        connection.execute("DROP ROLE owner_of_all")
+
+
 def test_a_commit_that_was_given_up_is_not_made_later(
     database: PostgresDatabase, relay: Relay, migrated_postgres_url: str
 ) -> None:
+    _give_up(database, relay, migrated_postgres_url)
+
+
+def test_nor_where_the_role_that_logs_in_acts_as_another(
+    app: str, relay: Relay, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "HURRIED_ANSWER", 0.5)
+    database = PostgresDatabase(sa.make_url(migrated_postgres_url).set(port=relay.port, username=app))
+    try:
+        _give_up(database, relay, migrated_postgres_url)
+    finally:
+        database.close()
+
+
+def _give_up(database: PostgresDatabase, relay: Relay, migrated_postgres_url: str) -> None:
     database.begin(is_hurried=True).rollback()
     tx = database.begin(is_hurried=True)
     assert tx.fetch(COUNT) == [(0,)]  # the server has heard of the transaction
@@ -113,6 +142,30 @@ def test_a_former_connection_that_waits_for_a_standby_is_not_ended(
             return False
 
     wait_until(is_back, "the former connection has ended by itself")
+    database.close()
+
+
+def test_a_connection_that_succeeds_another_waits_for_the_standby(
+    own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other one had committed just before may not be there yet."""
+    monkeypatch.setattr(postgres, "PATIENT_ANSWER", 1.0)
+    database = PostgresDatabase(sa.make_url(own_postgres_server.create_database()))
+    with psycopg.connect(own_postgres_server.url(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        connection.execute("SELECT pg_reload_conf()")
+
+        def waits() -> bool:
+            try:
+                database.begin()
+            except LostError as error:
+                return "not answered" in str(error)
+            database.drop_writer()
+            return False
+
+        wait_until(waits, "a new connection waits for a standby")
+        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        connection.execute("SELECT pg_reload_conf()")
     database.close()
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
 
 import grpc
 from grpc import aio
 
+from harness.loop_thread import LoopThread
 from harness.waiting import DEADLINE_S
 from holdfast.v1 import worker_service_pb2_grpc
 from holdfast.v1.worker_service_pb2 import ConnectRequest, ConnectResponse
-
-T = TypeVar("T")
 
 Direction = Literal["to_scheduler", "to_worker"]
 Frame = ConnectRequest | ConnectResponse
@@ -69,9 +68,8 @@ class Proxy(worker_service_pb2_grpc.WorkerServiceServicer):
         self._upstream = upstream
         self._catches: list[Catch] = []
         self._streams: set[_Stream] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("proxy")
+        self.call = self._thread.call
         self.address = self.call(self._start())
 
     def catch(self, direction: Direction, matches: Matches) -> Catch:
@@ -109,23 +107,12 @@ class Proxy(worker_service_pb2_grpc.WorkerServiceServicer):
         return len(self._streams)
 
     def close(self) -> None:
-        """Break everything and stop."""
+        """Break everything, also what catches hold that nobody has released, and stop."""
 
         async def stop() -> None:
             await self._server.stop(None)
-            caught = asyncio.all_tasks() - {asyncio.current_task()}  # by catches that nobody has released
-            for task in caught:
-                task.cancel()
-            if caught:
-                await asyncio.wait(caught, timeout=DEADLINE_S)
 
-        self.call(stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(DEADLINE_S)
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the proxy's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
+        self._thread.close(stop())
 
     async def _start(self) -> str:
         self._server = aio.server(options=_OPTIONS)

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
-from harness.waiting import DEADLINE_S
-
-T = TypeVar("T")
+from harness.loop_thread import LoopThread
 
 BEGINNING = 1_000
 """Bytes."""
@@ -26,10 +21,8 @@ class Relay:
     def __init__(self, port: int) -> None:
         self._upstream = port
         self._passing: list[_Passing] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
-        self._thread.start()
-        self._server = self._call(asyncio.start_server(self._pass, "127.0.0.1", 0))
+        self._thread = LoopThread("relay")
+        self._server = self._thread.call(asyncio.start_server(self._pass, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def silence(self, application: str | None = None) -> int:
@@ -42,7 +35,7 @@ class Relay:
                 one.open.clear()
             return len(named)
 
-        return self._call(hush())
+        return self._thread.call(hush())
 
     def release(self) -> None:
         """Pass on what was kept."""
@@ -51,7 +44,7 @@ class Relay:
             for one in self._passing:
                 one.open.set()
 
-        self._call(go_on())
+        self._thread.call(go_on())
 
     def close(self) -> None:
         """Break everything and stop."""
@@ -60,16 +53,8 @@ class Relay:
             self._server.close()
             for one in self._passing:
                 one.end()
-            passing = asyncio.all_tasks() - {asyncio.current_task()}
-            if passing:
-                await asyncio.wait(passing, timeout=DEADLINE_S)
 
-        self._call(stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(DEADLINE_S)
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
+        self._thread.close(stop())
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -111,6 +96,5 @@ class _Passing:
 
     def end(self) -> None:
         """Break it."""
-        self.open.set()
         for _, writer in (self._client, self._server):
             writer.transport.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -103,6 +104,16 @@ def test_a_rollback_that_was_given_up_leaves_no_results_for_others(database: Pos
         tx.rollback()
 
 
+@contextlib.contextmanager
+def no_standby(server: PostgresServer) -> Iterator[None]:
+    """Commits wait for a standby that does not come."""
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    server.execute("SELECT pg_reload_conf()")
+    yield
+    server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    server.execute("SELECT pg_reload_conf()")
+
+
 def test_a_former_connection_that_waits_for_a_standby_is_not_ended(
     own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,9 +123,7 @@ def test_a_former_connection_that_waits_for_a_standby_is_not_ended(
     migrate(url)
     database = PostgresDatabase(sa.make_url(url))
     database.begin(is_hurried=True).rollback()
-    with psycopg.connect(own_postgres_server.url(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        connection.execute("SELECT pg_reload_conf()")
+    with no_standby(own_postgres_server):
         tx = database.begin(is_hurried=True)
         tx.insert(schema.queue_changes, ("namespace", "number"), [("kept", 7)])
 
@@ -131,8 +140,6 @@ def test_a_former_connection_that_waits_for_a_standby_is_not_ended(
         wait_until(gives_up, "a commit waits for a standby")
         with pytest.raises(LostError, match="still under way"):
             database.begin()
-        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        connection.execute("SELECT pg_reload_conf()")
 
     def is_back() -> bool:
         try:
@@ -151,9 +158,7 @@ def test_a_connection_that_succeeds_another_waits_for_the_standby(
     """What the other one had committed just before may not be there yet."""
     monkeypatch.setattr(postgres, "PATIENT_ANSWER", 1.0)
     database = PostgresDatabase(sa.make_url(own_postgres_server.create_database()))
-    with psycopg.connect(own_postgres_server.url(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        connection.execute("SELECT pg_reload_conf()")
+    with no_standby(own_postgres_server):
 
         def waits() -> bool:
             try:
@@ -164,8 +169,6 @@ def test_a_connection_that_succeeds_another_waits_for_the_standby(
             return False
 
         wait_until(waits, "a new connection waits for a standby")
-        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        connection.execute("SELECT pg_reload_conf()")
     database.close()
 
 
